@@ -1,0 +1,243 @@
+package redistest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// startTries is how often a server is started on another port when the first one was taken between the look and the start.
+const startTries = 5
+
+// Server is a redis-server of this test binary. It keeps its port and its folder when it is stopped and started again.
+type Server struct {
+	binary string
+	args   []string
+	port   int
+	dir    string
+	shared bool
+
+	// mu makes each change of the process one step, waiting included: a restart asked for over a socket must not meet a stop
+	// by the test halfway.
+	mu      sync.Mutex
+	process *process
+}
+
+// Start starts a server for this test alone and stops it in its Cleanup. The arguments come after the defaults
+// (--save "" --appendonly no --enable-debug-command yes) and win over them. When the test fails, the end of the server's log
+// is in its output.
+func Start(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	dir := tb.TempDir() // Before Cleanup, so that it is removed after the server has ended.
+	s, err := newServer(dir, args)
+	if err != nil {
+		tb.Fatalf("start a redis-server: %v", err)
+	}
+	tb.Cleanup(func() {
+		s.end()
+		if tb.Failed() {
+			tb.Logf("end of the log of redis-server at %s:\n%s", s.Addr(), s.logTail())
+		}
+	})
+	return s
+}
+
+// newServer starts a server in dir. Only a start on a port that somebody took meanwhile is tried again.
+func newServer(dir string, args []string) (*Server, error) {
+	binary, err := findServer(os.Getenv, exec.LookPath)
+	if err != nil {
+		return nil, err
+	}
+	for try := 1; ; try++ {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		s := &Server{binary: binary, args: args, port: port, dir: dir}
+		err = s.start()
+		if err == nil {
+			return s, nil
+		}
+		tail := s.logTail()
+		if try == startTries || !bytes.Contains(tail, []byte("Address already in use")) {
+			return nil, fmt.Errorf("%w; end of its log:\n%s", err, tail)
+		}
+		if err := os.Remove(s.logFile()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Addr returns host and port.
+func (s *Server) Addr() string { return loopback(s.port) }
+
+// URL returns the address as REDIS_URL has it, with database 0.
+func (s *Server) URL() string { return "redis://" + s.Addr() + "/0" }
+
+// Options returns fresh options with the address and nothing else, for the caller to add to.
+func (s *Server) Options() *redis.UniversalOptions {
+	return &redis.UniversalOptions{Addrs: []string{s.Addr()}}
+}
+
+// Client returns a client that the test's Cleanup closes.
+func (s *Server) Client(tb testing.TB) redis.UniversalClient {
+	tb.Helper()
+	client := redis.NewUniversalClient(s.Options())
+	tb.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// PID returns the process ID of the current run.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process.cmd.Process.Pid
+}
+
+// Stop ends the server in an orderly way (SIGTERM, after which an append-only file is complete) and waits until it is gone.
+func (s *Server) Stop(tb testing.TB) {
+	tb.Helper()
+	s.refuseShared(tb)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process.stop()
+}
+
+// Kill ends the server with SIGKILL and waits until it is gone.
+func (s *Server) Kill(tb testing.TB) {
+	tb.Helper()
+	s.refuseShared(tb)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process.kill()
+}
+
+// StartAgain starts a server that was stopped or killed, on its port and in its folder, and waits until it answers and has
+// loaded what it had persisted.
+func (s *Server) StartAgain(tb testing.TB) {
+	tb.Helper()
+	s.refuseShared(tb)
+	if err := s.start(); err != nil {
+		tb.Fatalf("start the redis-server again: %v; end of its log:\n%s", err, s.logTail())
+	}
+}
+
+// Restart is Kill and StartAgain.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.refuseShared(tb)
+	if err := s.restart(); err != nil {
+		tb.Fatalf("restart the redis-server: %v; end of its log:\n%s", err, s.logTail())
+	}
+}
+
+// Freeze stops the server with SIGSTOP: connections stay open, new ones are accepted by the kernel, nothing is answered.
+func (s *Server) Freeze(tb testing.TB) {
+	tb.Helper()
+	s.refuseShared(tb)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process.signal(syscall.SIGSTOP)
+	pid := s.process.cmd.Process.Pid
+	if err := s.process.poll(func() bool { return stopped(pid) }); err != nil {
+		tb.Fatalf("freeze the redis-server: %v", err)
+	}
+}
+
+// Thaw lets a frozen server go on, with what it was sent meanwhile first.
+func (s *Server) Thaw(tb testing.TB) {
+	tb.Helper()
+	s.refuseShared(tb)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process.signal(syscall.SIGCONT)
+}
+
+// Flush removes everything from the server, groups and scripts included.
+func (s *Server) Flush(tb testing.TB) {
+	tb.Helper()
+	s.refuseShared(tb)
+	client := redis.NewUniversalClient(s.Options())
+	defer client.Close()
+	ctx := context.Background()
+	if err := errors.Join(client.FlushAll(ctx).Err(), client.ScriptFlush(ctx).Err()); err != nil {
+		tb.Fatalf("flush the redis-server: %v", err)
+	}
+}
+
+// refuseShared keeps one test from breaking those that run beside it.
+func (s *Server) refuseShared(tb testing.TB) {
+	tb.Helper()
+	if s.shared {
+		tb.Fatal("this redis-server is shared by all tests of the binary; one to break is redistest.Start")
+	}
+}
+
+func (s *Server) start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.startLocked()
+}
+
+func (s *Server) restart() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process.kill()
+	return s.startLocked()
+}
+
+func (s *Server) startLocked() error {
+	if s.process != nil && s.process.running() {
+		return errors.New("it is running already")
+	}
+	p, err := startProcess(s.binary, s.arguments(), s.Addr(), s.logFile())
+	if err != nil {
+		return err
+	}
+	s.process = p
+	return nil
+}
+
+// end stops the server for good; nothing may be left of it when this returns.
+func (s *Server) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process.stop()
+}
+
+func (s *Server) arguments() []string {
+	defaults := []string{
+		"--bind", "127.0.0.1",
+		"--port", strconv.Itoa(s.port),
+		"--dir", s.dir,
+		"--save", "",
+		"--appendonly", "no",
+		"--enable-debug-command", "yes",
+	}
+	return append(defaults, s.args...)
+}
+
+func (s *Server) logFile() string { return filepath.Join(s.dir, "redis.log") }
+
+// logTail returns the last 4 KiB of what the server said.
+func (s *Server) logTail() []byte {
+	const tail = 4 << 10
+	text, err := os.ReadFile(s.logFile())
+	if err != nil {
+		return []byte(err.Error())
+	}
+	if len(text) > tail {
+		text = text[len(text)-tail:]
+	}
+	return text
+}
