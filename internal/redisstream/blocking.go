@@ -1,0 +1,112 @@
+package redisstream
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// go-redis does not end a blocked read when its ctx does (RELIABILITY F06). So a blocking read runs on a connection whose
+// CLIENT ID is known, and the end of ctx sends CLIENT UNBLOCK for it. What the server had sent by then is still returned.
+
+// blockingConn is a connection that blocking reads use one after the other.
+type blockingConn struct {
+	conn   *redis.Conn
+	id     int64
+	buffer *replyBuffer
+}
+
+// blockingConns are those that no read uses now.
+type blockingConns struct {
+	mu   sync.Mutex
+	free []blockingConn
+}
+
+func (f *blockingConns) pop() (blockingConn, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	last := len(f.free) - 1
+	if last < 0 {
+		return blockingConn{}, false
+	}
+	conn := f.free[last]
+	f.free = f.free[:last]
+	return conn, true
+}
+
+func (f *blockingConns) push(conn blockingConn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.free = append(f.free, conn)
+}
+
+// close gives the connections back to their pool.
+func (f *blockingConns) close() {
+	for {
+		conn, ok := f.pop()
+		if !ok {
+			return
+		}
+		_ = conn.conn.Close()
+	}
+}
+
+// readBlocking runs a blocking read and returns its raw reply. When ctx ends it returns within about one round trip.
+func (c *Client) readBlocking(ctx context.Context, args ...any) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	single, ok := c.blocking.(*redis.Client)
+	if !ok {
+		return raw(ctx, c.blocking, args...) // Cluster: a stop waits for up to MaxBlock
+	}
+	conn, ok := c.idle.pop()
+	if !ok {
+		var err error
+		if conn, err = dialBlocking(ctx, single); err != nil {
+			return "", err
+		}
+	}
+	returned := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { c.unblock(conn.id, returned) })
+	err := conn.conn.Process(context.WithoutCancel(ctx), redis.NewRawWriteToCmd(context.WithoutCancel(ctx), conn.buffer, args...))
+	close(returned)
+	stop()
+	if err != nil {
+		_ = conn.conn.Close() // what it may still have to say would be taken for the next reply
+		return "", err
+	}
+	text := conn.buffer.take()
+	c.idle.push(conn)
+	return text, nil
+}
+
+func dialBlocking(ctx context.Context, client *redis.Client) (blockingConn, error) {
+	conn := client.Conn()
+	id, err := conn.ClientID(ctx).Result()
+	if err != nil {
+		_ = conn.Close()
+		return blockingConn{}, err
+	}
+	return blockingConn{conn, id, new(replyBuffer)}, nil
+}
+
+// unblock ends a blocked read. It asks again until the read has returned, since the first time may come before the
+// server has got the read at all.
+func (c *Client) unblock(id int64, returned <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), MaxBlock)
+	defer cancel()
+	for {
+		_ = c.admin.Do(ctx, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10)).Err() // the read returns in any case, after MaxBlock
+		select {
+		case <-returned:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package redisstream
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Config is what a Client is made with.
+type Config struct {
+	Redis     *redis.UniversalOptions // where the server is
+	Namespace string                  // prefix of every key, may be empty
+	MaxLen    int64                   // emergency limit of a stream's length, enforced by each append
+}
+
+// Client speaks to Redis for one bus. It is safe for concurrent use.
+type Client struct {
+	namespace string
+	maxLen    string
+
+	appends  redis.UniversalClient
+	blocking redis.UniversalClient
+	admin    redis.UniversalClient
+
+	idle       blockingConns // connections for blocking reads that are free now
+	registered registrations
+
+	// connects counts the connections that admin has made. A server that restarted or was failed over to can't be
+	// reached without a new one, so an unchanged count means the same run of the same server.
+	connects atomic.Int64
+}
+
+const (
+	dialTimeout = 2 * time.Second
+	// replyTimeout bounds the wait for an answer. A server that is stalled for less than that is slow, not away.
+	replyTimeout = 3 * time.Second
+	// MaxBlock is the longest that a blocking read waits. It is finite so that a dead link is noticed (RELIABILITY F04), and the
+	// connection gives up a second after it, not ten as go-redis would (F05).
+	MaxBlock = 2 * time.Second
+)
+
+// New returns a client. It does not connect; the first command does.
+func New(cfg Config) *Client {
+	c := &Client{namespace: cfg.Namespace, maxLen: strconv.FormatInt(cfg.MaxLen, 10)}
+	c.appends = redis.NewUniversalClient(options(cfg.Redis, nil))
+	c.blocking = redis.NewUniversalClient(options(cfg.Redis, func(o *redis.UniversalOptions) {
+		o.ReadTimeout = MaxBlock + time.Second
+		o.PoolSize = 4096 // each blocked reader holds one; connections are made on demand
+	}))
+	c.admin = redis.NewUniversalClient(options(cfg.Redis, func(o *redis.UniversalOptions) {
+		onConnect := o.OnConnect
+		o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			c.connects.Add(1)
+			if onConnect != nil {
+				return onConnect(ctx, cn)
+			}
+			return nil
+		}
+	}))
+	return c
+}
+
+// options returns a copy of the user's options with what the transport relies on.
+func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions)) *redis.UniversalOptions {
+	o := *from
+	o.Protocol = 2           // raw replies are parsed by us
+	o.MaxRetries = -1        // a repetition is decided by who knows what it may do
+	o.DialerRetries = 1      // likewise
+	o.DisableIdentity = true // saves a round trip per connection
+	o.ContextTimeoutEnabled = true
+	if o.DialTimeout == 0 {
+		o.DialTimeout = dialTimeout
+	}
+	if o.ReadTimeout == 0 {
+		o.ReadTimeout = replyTimeout
+	}
+	if change != nil {
+		change(&o)
+	}
+	return &o
+}
+
+// Close closes the connections.
+func (c *Client) Close() error {
+	c.idle.close()
+	var first error
+	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.admin} {
+		if err := client.Close(); err != nil && first == nil {
+			first = fmt.Errorf("close redis client: %w", err)
+		}
+	}
+	return first
+}
+
+//go:embed lua/*.lua
+var sources embed.FS
+
+var (
+	appendScript   = load("append")
+	joinScript     = load("join")
+	beatScript     = load("beat")
+	ackScript      = load("ack")
+	retryScript    = load("retry")
+	skipScript     = load("skip")
+	takeOverScript = load("takeover")
+	leaveScript    = load("leave")
+	waitingScript  = load("waiting")
+	fetchScript    = load("fetch")
+	heldScript     = load("held")
+	buryScript     = load("bury")
+	enqueueScript  = load("enqueue")
+	suspectScript  = load("suspect")
+	loseScript     = load("lose")
+	pauseScript    = load("pause")
+	strangerScript = load("strangers")
+	renewScript    = load("renew")
+)
+
+func load(name string) *redis.Script {
+	source, err := sources.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err) // the file is embedded: a build without it is broken
+	}
+	return redis.NewScript(string(source))
+}
+
+// raw runs a command and returns the reply's bytes as a string, to be parsed by resp.go.
+func raw(ctx context.Context, client redis.UniversalClient, args ...any) (string, error) {
+	cmd := redis.NewRawCmd(ctx, args...)
+	if err := client.Process(ctx, cmd); err != nil {
+		return "", err
+	}
+	return textOf(cmd.Val()), nil
+}
+
+// textOf is the reply as a string, without a copy: the bytes are this reply's own, and nobody keeps them.
+func textOf(reply []byte) string { return unsafe.String(unsafe.SliceData(reply), len(reply)) }

@@ -1,0 +1,73 @@
+package redisstream
+
+import (
+	"context"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// FieldDead is the last field of a dead letter: what happened, as the burial reported it. Those before it are the original's.
+const FieldDead = "millrace_dead"
+
+// Bury gives deliveries up, all of one stream. Each has its own result; dropped is how many older dead letters had to go. The error is the
+// first reason of those that are Unknown.
+func (c *Client) Bury(ctx context.Context, consumer Consumer, stream string, bounds Bounds, burials []Burial) (settled []Settled, dropped int, err error) {
+	replies := make([]*redis.Cmd, len(burials))
+	_ = c.pipelined(ctx, buryScript, func(p redis.Pipeliner) { // the replies say it
+		for i, b := range burials {
+			keys := []string{c.sourceKey(b.Ref, consumer.Group), c.streamKey(stream), c.deadKey(stream, consumer.Group), c.metaKey(stream)}
+			replies[i] = buryScript.EvalSha(ctx, p, keys, consumer.Group, consumer.Name, b.ID.String(), flag(b.Lane), b.Original.String(),
+				bounds.Length, bounds.Age.Milliseconds(), b.Report, b.Message.UUID, b.Message.Metadata, b.Message.Payload)
+		}
+	})
+	settled = make([]Settled, len(burials))
+	for i, reply := range replies {
+		n, replyErr := reply.Int()
+		switch {
+		case replyErr == nil && n >= 0:
+			dropped += n
+		case replyErr == nil, Classify(replyErr) == Lost: // with its group
+			settled[i] = LeaseLost
+		default:
+			settled[i] = Unknown
+			if err == nil {
+				err = replyErr
+			}
+		}
+	}
+	return settled, dropped, err
+}
+
+// Dead returns up to count dead letters of a group from from to to, both included; with reverse the newest first.
+func (c *Client) Dead(ctx context.Context, stream, group string, from, to ID, count int, reverse bool) ([]Entry, error) {
+	return c.entries(ctx, c.deadKey(stream, group), from, to, count, reverse)
+}
+
+// Discard deletes dead letters and returns how many were there.
+func (c *Client) Discard(ctx context.Context, stream, group string, ids []ID) (int, error) {
+	n, err := c.admin.XDel(ctx, c.deadKey(stream, group), Strings(ids)...).Result()
+	return int(n), err
+}
+
+// Enqueue puts copies into the lane of a group, in their order, until the lane is full. It returns how many were put there, and how many of
+// the copies were looked at: a dead letter that is gone is passed over.
+func (c *Client) Enqueue(ctx context.Context, stream, group string, copies []Copy) (done, looked int, err error) {
+	args := make([]any, 0, 2+4*len(copies))
+	args = append(args, group, GroupBound)
+	for _, one := range copies {
+		dead := ""
+		if !one.Dead.IsZero() {
+			dead = one.Dead.String()
+		}
+		args = append(args, dead, one.Message.UUID, one.Message.Metadata, one.Message.Payload)
+	}
+	keys := []string{c.streamKey(stream), c.laneKey(stream, group), c.deadKey(stream, group)}
+	got, err := enqueueScript.Run(ctx, c.admin, keys, args...).Int64Slice()
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(got) != 2 {
+		return 0, 0, errReply
+	}
+	return int(got[0]), int(got[1]), nil
+}

@@ -1,0 +1,156 @@
+package redisstream
+
+import "time"
+
+// Consumer is one running instance in a group.
+type Consumer struct{ Group, Name string }
+
+// Writer marks an append: a repetition with the same name and sequence stores nothing and is answered with what the first one
+// stored. A writer has one append per stream under way at a time, and its sequence grows by 1 with each.
+type Writer struct {
+	Name string
+	Seq  uint64
+}
+
+// Ref names an entry that was delivered to a group: in the stream itself or in the lane of the group.
+type Ref struct {
+	Stream string
+	Lane   bool
+	ID     ID // in the stream or in the lane
+}
+
+// Delivered is an entry that a consumer holds. Gone means that it is pending, but its payload was trimmed or deleted.
+type Delivered struct {
+	Ref
+	Entry   Entry
+	Claimed bool // taken over from another consumer
+	Count   int  // of a claimed one: how often it was delivered, as Suspect counts
+	Gone    bool
+}
+
+// Join asks for a place in the group of one stream.
+type Join struct {
+	Stream   string
+	From     ID       // where the group starts if it is made now: behind this ID
+	FromEnd  bool     // instead: behind the last entry
+	Patterns []string // to be added to what the group takes
+}
+
+// Joined is the answer to Join.
+type Joined struct {
+	Patterns Patterns
+	Made     bool // the group was made now
+	From     ID   // then: the ID behind which it begins
+	Paused   string
+}
+
+// Patterns is what a group takes of one stream, with a version that changes with it.
+type Patterns struct {
+	Set     []string
+	Version int64
+}
+
+// Retry is a delivery to be made again: a copy goes to the lane, or to the deferred set until the delay has passed, or to the waiting
+// set until it is fetched, and the original is acknowledged, in one step.
+type Retry struct {
+	Ref
+	Message Message
+	Delay   time.Duration
+	Waiting string // the event type that waits for a consumer which handles it, and for no delay; empty otherwise
+}
+
+// Burial is a delivery to be given up: its entry goes to the dead letters, and the original is acknowledged, in one step.
+type Burial struct {
+	Ref
+	Original ID      // of the event in the stream
+	Message  Message // what is buried where the original is gone
+	Report   string  // what happened, for those who read the dead letters
+}
+
+// Bounds limits the dead letters of a group. Older ones are dropped, and counted.
+type Bounds struct {
+	Length int64
+	Age    time.Duration
+}
+
+// Copy is an event to be put into the lane of a group.
+type Copy struct {
+	Dead    ID // the dead letter that it is made of and that goes in the same step; zero for none
+	Message Message
+}
+
+// Skip is a delivery that its group does not take.
+type Skip struct {
+	Ref
+	Type string // of the event
+}
+
+// Settled says what became of a step that settles a delivery.
+type Settled int
+
+const (
+	Done      Settled = iota
+	LeaseLost         // the delivery was no longer pending with this consumer; nothing was done
+	Full              // the lane or the deferred set is at its bound; nothing was done
+	Changed           // the group's patterns are not those that the caller looked at; nothing was done
+	Unknown           // no answer came, or an error: it may have been done
+)
+
+// Peer is another consumer of the group and its last sign of life: its beat, in milliseconds of the server's clock. A peer that has left
+// has the beat Left.
+type Peer struct {
+	Name string
+	Beat int64
+}
+
+// Left is the beat of a consumer that has left: what it still holds may be taken over at once.
+const Left int64 = 0
+
+// Beat is the answer to a sign of life.
+type Beat struct {
+	Run      string // changes when the server restarts or fails over
+	Patterns Patterns
+	Peers    []Peer
+	NextDue  time.Duration // until the next deferred delivery is due; negative: none is deferred
+	Waiting  int64         // events that wait for a consumer of their type
+	Paused   string        // what is written about the pause of the group; empty: it is not paused
+}
+
+// StreamInfo is what a stream looks like now.
+type StreamInfo struct {
+	Exists       bool
+	Length       int64
+	First, Last  ID // of the entries that are kept; Last is the last ID ever generated
+	EntriesAdded int64
+}
+
+// GroupInfo is what a group of a stream looks like now.
+type GroupInfo struct {
+	Name          string
+	Alive         int // consumers with a fresh beat
+	Consumers     int // consumers that the server knows
+	Pending       int64
+	OldestPending ID // zero: none
+	LastDelivered ID
+	Lag           int64 // entries behind LastDelivered; -1: unknown
+	Deferred      int64
+	Lane          int64
+	Dead          int64
+	Lost          int64 // entries that went before the group handled them; -1: unknown
+	DeadLost      int64 // dead letters that were dropped by their bounds
+	Frontier      ID    // as last recorded: everything up to it is settled
+	Paused        string
+	Members       []Member
+	Patterns      []string
+	Unhandled     map[string]int64     // events acked outside of the patterns, by type
+	Waiting       map[string]time.Time // types that wait for a consumer, since when
+}
+
+// Member is one consumer of a group.
+type Member struct {
+	Name    string
+	Beat    int64  // of the server's clock, in ms; Left: it has left; -1: other software, which does not beat
+	Alive   bool   // its beat is fresh
+	Pending int64  // deliveries that it holds, of the lane as well
+	About   string // what it says of itself
+}

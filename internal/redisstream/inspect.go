@@ -1,0 +1,197 @@
+package redisstream
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// aliveWithin is how fresh a beat must be for its consumer to count as alive in a report: three beats and a bit.
+const aliveWithin = 8 * time.Second
+
+// Groups describes the groups of a stream; a stream that does not exist has none.
+func (c *Client) Groups(ctx context.Context, stream string) ([]GroupInfo, error) {
+	about, err := c.Info(ctx, stream)
+	if err != nil || !about.Exists {
+		return nil, err
+	}
+	groups, err := c.admin.XInfoGroups(ctx, c.streamKey(stream)).Result()
+	if err != nil {
+		if isNoSuchKey(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	meta, err := c.admin.HGetAll(ctx, c.metaKey(stream)).Result()
+	if err != nil {
+		return nil, err
+	}
+	now, err := c.admin.Time(ctx).Result()
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]GroupInfo, 0, len(groups))
+	for _, g := range groups {
+		info, err := c.group(ctx, stream, about, g, now)
+		if err != nil {
+			return nil, err
+		}
+		if info.Waiting, err = c.Waiting(ctx, stream, g.Name); err != nil {
+			return nil, err
+		}
+		info.addMeta(meta)
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// group asks for what the server keeps of one group outside of XINFO GROUPS, in one round trip.
+func (c *Client) group(ctx context.Context, stream string, about StreamInfo, g redis.XInfoGroup, now time.Time) (GroupInfo, error) {
+	var pending *redis.XPendingCmd
+	var lane, dead, deferred, waiting *redis.IntCmd
+	var alive *redis.ZSliceCmd
+	var consumers, laneConsumers *redis.XInfoConsumersCmd
+	_, err := c.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
+		pending = p.XPending(ctx, c.streamKey(stream), g.Name)
+		lane = p.XLen(ctx, c.laneKey(stream, g.Name))
+		dead = p.XLen(ctx, c.deadKey(stream, g.Name))
+		deferred = p.ZCard(ctx, c.deferredKey(stream, g.Name))
+		waiting = p.ZCard(ctx, c.waitingKey(stream, g.Name))
+		alive = p.ZRangeWithScores(ctx, c.aliveKey(stream, g.Name), 0, -1)
+		consumers = p.XInfoConsumers(ctx, c.streamKey(stream), g.Name)
+		laneConsumers = p.XInfoConsumers(ctx, c.laneKey(stream, g.Name), g.Name)
+		return nil
+	})
+	if laneConsumers.Err() != nil && err == laneConsumers.Err() {
+		err = nil // a group of other software has no lane
+	}
+	if err != nil {
+		return GroupInfo{}, err
+	}
+	delivered, err := ParseID(g.LastDeliveredID)
+	if err != nil {
+		return GroupInfo{}, err
+	}
+	oldest, _ := ParseID(pending.Val().Lower) // empty when nothing is pending
+	info := GroupInfo{
+		Name: g.Name, Consumers: int(g.Consumers), Pending: g.Pending, OldestPending: oldest,
+		LastDelivered: delivered, Deferred: deferred.Val() + waiting.Val(), Lane: lane.Val(), Dead: dead.Val(), Lost: -1, Lag: lag(about, g, delivered),
+		Unhandled: map[string]int64{},
+	}
+	info.addMembers(alive.Val(), now.Add(-aliveWithin), consumers.Val(), laneConsumers.Val())
+	return info, nil
+}
+
+// addMembers joins those who beat and those whom the server knows.
+func (g *GroupInfo) addMembers(alive []redis.Z, fresh time.Time, known ...[]redis.XInfoConsumer) {
+	at := map[string]int{}
+	for _, z := range alive {
+		name, _ := z.Member.(string)
+		at[name] = len(g.Members)
+		m := Member{Name: name, Beat: int64(z.Score), Alive: int64(z.Score) > fresh.UnixMilli()}
+		if m.Alive {
+			g.Alive++
+		}
+		g.Members = append(g.Members, m)
+	}
+	for _, consumers := range known {
+		for _, k := range consumers {
+			i, ok := at[k.Name]
+			if !ok {
+				i = len(g.Members)
+				at[k.Name] = i
+				g.Members = append(g.Members, Member{Name: k.Name, Beat: -1})
+			}
+			g.Members[i].Pending += k.Pending
+		}
+	}
+}
+
+// lag is how many entries that are kept the group has not got yet; -1 where that is unknown. entries-read is nil on the server
+// after deletions ahead of the group, after a start at some ID, and after restarts of 7.0 (RELIABILITY F34): its lag is nil then too.
+func lag(info StreamInfo, g redis.XInfoGroup, delivered ID) int64 {
+	switch {
+	case delivered.Compare(info.Last) >= 0 || info.Length == 0:
+		return 0
+	case g.Lag < 0:
+		return -1
+	}
+	return min(info.Length, max(0, info.EntriesAdded-g.EntriesRead))
+}
+
+// addMeta takes what concerns the group out of the stream's meta hash.
+func (g *GroupInfo) addMeta(meta map[string]string) {
+	g.Patterns = strings.Fields(meta["patterns:"+g.Name])
+	g.Paused = meta["paused:"+g.Name]
+	g.Frontier, _ = ParseID(meta["frontier:"+g.Name]) // absent before the first beat
+	g.DeadLost, _ = strconv.ParseInt(meta["deadlost:"+g.Name], 10, 64)
+	if lost, err := strconv.ParseInt(meta["lost:"+g.Name], 10, 64); err == nil {
+		g.Lost = lost
+	}
+	for i := range g.Members {
+		g.Members[i].About = meta["consumer:"+g.Name+":"+g.Members[i].Name]
+	}
+	for field, value := range meta {
+		if eventType, ok := strings.CutPrefix(field, "unhandled:"+g.Name+":"); ok {
+			g.Unhandled[eventType], _ = strconv.ParseInt(value, 10, 64)
+		}
+	}
+}
+
+// Server is what is known of the server that is connected.
+type Server struct {
+	Version         string
+	Role            string // master, slave
+	Persistence     string // none, rdb, aof-always, aof-everysec, aof-no; empty: unknown
+	MaxmemoryPolicy string
+	Latency         time.Duration
+}
+
+// Ping asks the server whether it would take a write, and how long that takes: a replica or a server that is loading is not one
+// to publish to (RELIABILITY F49, F50).
+func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
+	start := time.Now()
+	// Writing nothing: a server that can't be written to refuses the command before it looks at the key.
+	err := c.admin.SRem(ctx, c.registryKey(), "").Err()
+	return time.Since(start), err
+}
+
+// Server describes the server. What the connection has no right to see stays empty.
+func (c *Client) Server(ctx context.Context) (Server, error) {
+	latency, err := c.Ping(ctx)
+	if err != nil {
+		return Server{}, err
+	}
+	text, err := c.admin.Info(ctx).Result()
+	if err != nil {
+		if Classify(err) == Denied {
+			return Server{Latency: latency}, nil // a user without the right to INFO can publish all the same
+		}
+		return Server{}, err
+	}
+	info := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			info[name] = value
+		}
+	}
+	s := Server{Version: info["redis_version"], Role: info["role"], MaxmemoryPolicy: info["maxmemory_policy"], Latency: latency}
+	config, err := c.admin.ConfigGet(ctx, "[as]*").Result() // appendonly, appendfsync, save
+	if err == nil {
+		s.Persistence = persistence(config)
+	}
+	return s, nil
+}
+
+func persistence(config map[string]string) string {
+	switch {
+	case config["appendonly"] == "yes":
+		return "aof-" + config["appendfsync"]
+	case config["save"] != "":
+		return "rdb"
+	}
+	return "none"
+}

@@ -1,0 +1,54 @@
+package redisstream
+
+// All keys are made in this file. A stream "booking" in namespace "acme" is the key "acme:booking"; its companions carry
+// that key as their hash tag, "{acme:booking}:meta", so that a stream and all that belongs to it share one Cluster slot
+// (a key without braces hashes as a whole) and every script is a single-slot script.
+
+func (c *Client) streamKey(stream string) string {
+	if c.namespace == "" {
+		return stream
+	}
+	return c.namespace + ":" + stream
+}
+
+func (c *Client) companion(stream, suffix string) string {
+	return "{" + c.streamKey(stream) + "}:" + suffix
+}
+
+// metaKey is a hash: what the groups take, what they left unhandled or lost, their frontiers and pauses, and what their consumers say of
+// themselves.
+func (c *Client) metaKey(stream string) string { return c.companion(stream, "meta") }
+
+// writersKey is a hash of the last append of each writer.
+func (c *Client) writersKey(stream string) string { return c.companion(stream, "writers") }
+
+// laneKey is the private stream of one group.
+func (c *Client) laneKey(stream, group string) string { return c.companion(stream, "lane:"+group) }
+
+// deferredKey is a sorted set of deliveries that wait for their next attempt, by due time.
+func (c *Client) deferredKey(stream, group string) string {
+	return c.companion(stream, "deferred:"+group)
+}
+
+// waitingKey is a sorted set of deliveries that wait for a consumer of their type.
+func (c *Client) waitingKey(stream, group string) string {
+	return c.companion(stream, "waiting:"+group)
+}
+
+// deadKey is the stream of deliveries that a group gave up on.
+func (c *Client) deadKey(stream, group string) string { return c.companion(stream, "dead:"+group) }
+
+// aliveKey is a sorted set of the consumers of a group, by the server time of their last beat.
+func (c *Client) aliveKey(stream, group string) string { return c.companion(stream, "alive:"+group) }
+
+// registryKey is the set of the names of all streams. Its two colons keep it apart from any stream: the key of one has at most one, behind
+// its namespace.
+func (c *Client) registryKey() string { return c.streamKey("millrace:registry:streams") }
+
+// sourceKey is the key of the stream or of the lane that the entry stands in.
+func (c *Client) sourceKey(r Ref, group string) string {
+	if r.Lane {
+		return c.laneKey(r.Stream, group)
+	}
+	return c.streamKey(r.Stream)
+}

@@ -1,0 +1,44 @@
+#!lua
+-- Appends messages to a stream, once per writer and sequence.
+--
+-- KEYS  1 stream  2 writers (hash: writer -> "sequence firstID")
+-- ARGV  1 writer  2 sequence  3 emergency limit of the stream's length
+--       then for each message: uuid, metadata, payload
+-- Result  the ID of the first message; the others follow it with consecutive sequence numbers. A repetition of the writer's last
+--         sequence appends nothing and gets the same ID. Error STALE: an earlier sequence, a packet that came late.
+--
+-- Without flags a script is refused as a whole under OOM, so messages are appended all or none.
+local mark = redis.call('HGET', KEYS[2], ARGV[1])
+if mark then
+  local last, first = mark:match('^(%d+) (%S+)$')
+  last = tonumber(last)
+  local sequence = tonumber(ARGV[2])
+  if sequence == last then
+    return first
+  elseif sequence < last then
+    return redis.error_reply('STALE append ' .. ARGV[2] .. ' of writer ' .. ARGV[1] .. ', which is at ' .. last)
+  end
+end
+
+local first = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*',
+  '_watermill_message_uuid', ARGV[4], 'metadata', ARGV[5], 'payload', ARGV[6])
+local ms = first:match('^%d+')
+local auto = ms .. '-*'
+for i = 7, #ARGV, 3 do
+  redis.call('XADD', KEYS[1], auto, '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. first)
+
+-- A new writer pays for the old ones: a sample of the marks is looked at, and those of 30 days ago go. A process has a
+-- new writer at each start, so the hash stays about as large as the number of starts in 30 days.
+if not mark then
+  local now = tonumber(redis.call('TIME')[1]) * 1000 -- not the stream's clock, which an entry of the future carries away
+  local sample = redis.call('HRANDFIELD', KEYS[2], 32, 'WITHVALUES')
+  for i = 1, #sample, 2 do
+    local at = sample[i + 1]:match(' (%d+)')
+    if tonumber(at) < now - 2592000000 then
+      redis.call('HDEL', KEYS[2], sample[i])
+    end
+  end
+end
+return first

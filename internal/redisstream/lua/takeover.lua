@@ -1,0 +1,41 @@
+#!lua flags=allow-oom
+-- Moves deliveries of a dead or departed consumer to another one, if the dead one's beat is still the one that was seen.
+-- When it holds nothing any more it is removed, here, where nothing can become pending in between.
+--
+-- KEYS  1 stream  2 lane  3 alive  4 meta
+-- ARGV  1 group  2 consumer  3 peer  4 beat of the peer that was seen  5 most deliveries to move at once
+-- Result  for each delivery: 0 (stream) or 1 (lane), its ID, its fields or nil where it is no longer in the stream (it is counted as lost
+--         then), how often it was delivered
+--
+-- JUSTID leaves the delivery count as it is: having been prefetched by a process that died is not a crash of the event.
+local beat = redis.call('ZSCORE', KEYS[3], ARGV[3])
+if not beat or tonumber(beat) ~= tonumber(ARGV[4]) then return {} end
+
+local result = {}
+local left = tonumber(ARGV[5])
+for lane = 0, 1 do
+  local key = KEYS[lane + 1]
+  local pending = left > 0 and redis.call('XPENDING', key, ARGV[1], '-', '+', left, ARGV[3]) or {}
+  for _, p in ipairs(pending) do
+    local id = p[1]
+    local entry = redis.call('XRANGE', key, id, id)[1]
+    if entry then
+      redis.call('XCLAIM', key, ARGV[1], ARGV[2], 0, id, 'JUSTID')
+      result[#result + 1] = { lane, id, entry[2], p[4] }
+    else
+      -- Redis 7.0 would drop it from the pending list without a word when it is claimed.
+      redis.call('XACK', key, ARGV[1], id)
+      redis.call('HINCRBY', KEYS[4], 'lost:' .. ARGV[1], 1)
+      result[#result + 1] = { lane, id, false, p[4] }
+    end
+  end
+  left = left - #pending
+end
+
+if left > 0 then
+  redis.call('ZREM', KEYS[3], ARGV[3])
+  redis.call('HDEL', KEYS[4], 'consumer:' .. ARGV[1] .. ':' .. ARGV[3])
+  redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[3])
+  redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[1], ARGV[3])
+end
+return result
