@@ -1,0 +1,224 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// Bus publishes events, keeps them, and delivers them to subscriptions and groups. It is safe for concurrent use. Open makes
+// one, Close ends it.
+type Bus struct {
+	cfg      Config
+	instance string // unique per start
+	started  time.Time
+	logger   *slog.Logger
+
+	log   transport           // where events are stored: Redis, or local where there is none
+	redis *redisstream.Client // log, if it is Redis; nil otherwise
+	local *memory             // what this process keeps itself; nil in mode redis-only
+
+	writers   []*writer
+	nextTurn  atomic.Uint64 // of the writers, for events without a subject
+	published counters
+	link      *link // to Redis; nil without
+
+	loops   loops
+	stopped context.Context // ends when Close begins
+	stop    context.CancelCauseFunc
+
+	ended    chan struct{} // closed when Close has done everything
+	closeErr error         // what that came to; read after ended
+
+	mu            sync.Mutex // guards what follows
+	closed        bool
+	consumers     map[*consumer]struct{}
+	subscriptions map[string]*subscription
+	tails         map[tailKey]*tail
+}
+
+// Open returns a bus. With Redis it connects: a server that refuses for good (wrong password, missing right) is an error at
+// once; one that is away is not, the bus goes on trying and says so in its state. Without Redis the bus is in memory.
+func Open(ctx context.Context, cfg Config) (*Bus, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("configure bus: %w", err)
+	}
+	poolRandomness()
+	b := &Bus{
+		cfg:           cfg,
+		instance:      hostname() + "-" + newID()[24:],
+		started:       time.Now(),
+		logger:        cfg.Logger,
+		ended:         make(chan struct{}),
+		consumers:     map[*consumer]struct{}{},
+		subscriptions: map[string]*subscription{},
+		tails:         map[tailKey]*tail{},
+	}
+	b.stopped, b.stop = context.WithCancelCause(context.Background())
+	if !cfg.RedisOnly {
+		b.local = newMemory(cfg.LocalMaxLen)
+		b.log = b.local
+	}
+	if cfg.Redis != nil {
+		b.redis = redisstream.New(redisstream.Config{Redis: cfg.Redis, Namespace: cfg.Namespace, MaxLen: 2 * cfg.HardMaxLen})
+		b.log = b.redis
+		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1)}
+		if err := b.link.first(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("open bus: %w", err), b.redis.Close())
+		}
+		b.loops.start("link", b.link.loop)
+	}
+	for i := range cfg.Writers {
+		w := newWriter(b, fmt.Sprintf("%s-%d", b.instance, i))
+		b.writers = append(b.writers, w)
+		b.loops.start("append", w.appendLoop)
+	}
+	return b, nil
+}
+
+// Mode is how the bus was configured.
+func (b *Bus) Mode() Mode {
+	switch {
+	case b.redis == nil:
+		return ModeLocal
+	case b.local == nil:
+		return ModeRedis
+	}
+	return ModeHybrid
+}
+
+// State is what the bus can promise now.
+func (b *Bus) State() State {
+	if b.link == nil {
+		return StateVolatile
+	}
+	return b.link.current()
+}
+
+// Ready returns nil while publishing works, else why it does not.
+func (b *Bus) Ready() error {
+	if b.isClosed() {
+		return ErrClosed
+	}
+	if b.State() == StateUnavailable {
+		return b.link.unavailable("publish")
+	}
+	return nil
+}
+
+// Streams names the streams there are, sorted.
+func (b *Bus) Streams(ctx context.Context) ([]string, error) {
+	streams, err := b.log.Streams(ctx)
+	return streams, b.redisError("list streams", "", err)
+}
+
+// Close ends the bus. What it opened it closes; when ctx ends first it returns the cause, and the rest ends as soon as it can. A later
+// call waits for the same end.
+//
+// The order: first nothing new is taken, neither from callers nor from Redis. Groups drain, since their handlers may still
+// publish. Then subscriptions end, which hear what those handlers published. Then the writers send what is queued and stop. The connections go last,
+// when nobody uses them any more.
+func (b *Bus) Close(ctx context.Context) error {
+	b.mu.Lock()
+	first := !b.closed
+	b.closed = true
+	consumers, subscriptions := slices.Collect(maps.Keys(b.consumers)), slices.Collect(maps.Values(b.subscriptions))
+	b.mu.Unlock()
+
+	if first {
+		go func() {
+			defer close(b.ended)
+			var draining sync.WaitGroup
+			for _, c := range consumers {
+				draining.Go(c.close)
+			}
+			draining.Wait()
+			for _, s := range subscriptions {
+				s.cancel() // all of them, before one is waited for: they share their tails
+			}
+			for _, s := range subscriptions {
+				s.close()
+			}
+			for _, w := range b.writers {
+				w.close()
+			}
+			b.stop(ErrClosed)
+			if b.local != nil {
+				b.local.Close()
+			}
+			b.loops.wait()
+			if b.redis != nil {
+				b.closeErr = b.redis.Close()
+			}
+		}()
+	}
+	select {
+	case <-b.ended:
+		return b.closeErr
+	case <-ctx.Done():
+		b.stop(context.Cause(ctx))
+		return fmt.Errorf("close bus: %w", context.Cause(ctx))
+	}
+}
+
+func (b *Bus) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// sleep waits for d and reports whether nothing ended in between.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// redisError gives an error of the transport the shape that callers know. Nil stays nil.
+func (b *Bus) redisError(op, stream string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, errMemoryClosed) {
+		return ErrClosed
+	}
+	e := &RedisError{Op: op, Key: stream, Err: err}
+	if stream != "" && b.cfg.Namespace != "" {
+		e.Key = b.cfg.Namespace + ":" + stream
+	}
+	switch redisstream.Classify(err) {
+	case redisstream.Away:
+		e.Kind = ErrUnavailable
+		e.Hint = hintAway
+	case redisstream.Lost:
+		e.Kind = ErrUnavailable
+	case redisstream.ReadOnly:
+		e.Kind, e.Hint = ErrUnavailable, "the server refuses writes: disk full, or too few replicas"
+	case redisstream.BackPressure:
+		e.Kind, e.Hint = ErrBackPressure, "the server is out of memory: raise maxmemory or keep fewer events"
+	case redisstream.Denied:
+		e.Kind, e.Hint = ErrDenied, deniedHint(err)
+	default:
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return e
+}
+
+func watermillLogger(l *slog.Logger) watermill.LoggerAdapter {
+	return watermill.NewSlogLoggerWithLevelMapping(l, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
+}

@@ -1,0 +1,133 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Config is what a bus is opened with. The zero value is a bus in memory.
+type Config struct {
+	// Redis says where the server is. Nil: memory only. The bus makes its own clients from it (append, blocking, admin) and
+	// closes them; timeouts and pool sizes that are zero get the bus's defaults.
+	Redis *redis.UniversalOptions
+	// Namespace is the prefix of every key, 1 to 64 of [A-Za-z0-9._-]. Default: none.
+	Namespace string
+	// Service is the source of the events that name none, and part of the consumer names. Default: "millrace".
+	Service string
+	// Version is that of the service, shown in health. Default: none.
+	Version string
+	// SpoolDir is the folder for events that are accepted while Redis is away. Default: no spool; Publish fails with
+	// ErrUnavailable while Redis is away.
+	SpoolDir string
+	// RedisOnly makes the bus keep nothing itself: no spool, no memory of recent events, no local events.
+	RedisOnly bool
+
+	// MaxLen is the number of events that a stream keeps. Default: 100,000. The memory keeps to it; in Redis nothing trims a
+	// stream to it yet.
+	MaxLen int64
+	// HardMaxLen is the number above which a stream is cut whatever was read. Default: 10 × MaxLen. In Redis each append cuts
+	// at about twice this, as an emergency stop.
+	HardMaxLen int64
+	// LocalMaxLen is the number of events per stream that the memory of this process keeps: the whole stream where there is no
+	// Redis, the recent events of this instance otherwise. Default: MaxLen without Redis, 1,000 with it.
+	LocalMaxLen int
+
+	// MaxDataBytes bounds the data of one event. Default: 1 MiB.
+	MaxDataBytes int
+	// MaxMetadataBytes bounds all else of one event. Default: 16 KiB.
+	MaxMetadataBytes int
+
+	// Writers is the number of appends that may be under way at once; a subject always takes the same one. Default: 4.
+	Writers int
+	// QueueEvents bounds the events that wait in front of one writer; a publish beyond it waits for room until its ctx
+	// ends (ErrBackPressure). Default: 16,384.
+	QueueEvents int
+	// OutageAfter is how long a publish is repeated while Redis is away before it fails. Default: 5 s.
+	OutageAfter time.Duration
+
+	// Hooks are called at the turning points of an event's life.
+	Hooks Hooks
+	// Logger gets a line per change of state, not per retry. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// CheckName returns an error that says what is wrong with the name of a group, consumer or namespace, nil if nothing is.
+func CheckName(name string) error {
+	if !nameRule.MatchString(name) {
+		return fmt.Errorf("%q: want 1 to 64 of A-Z a-z 0-9 . _ -", name)
+	}
+	return nil
+}
+
+// withDefaults returns the configuration with every default filled in, or everything that is wrong with it.
+func (c Config) withDefaults() (Config, error) {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	if c.Namespace != "" {
+		if err := CheckName(c.Namespace); err != nil {
+			fault("namespace %w", err)
+		}
+	}
+	setDefault(&c.Service, "millrace")
+	if !visibleASCII(c.Service, 256) {
+		fault("service %q: want 1 to 256 visible ASCII characters", c.Service)
+	}
+	setDefault(&c.MaxLen, 100_000)
+	setDefault(&c.HardMaxLen, 10*c.MaxLen)
+	if c.Redis == nil {
+		setDefault(&c.LocalMaxLen, int(c.MaxLen))
+	}
+	setDefault(&c.LocalMaxLen, 1_000)
+	setDefault(&c.MaxDataBytes, 1<<20)
+	setDefault(&c.MaxMetadataBytes, 16<<10)
+	setDefault(&c.Writers, 4)
+	setDefault(&c.QueueEvents, 16_384)
+	setDefault(&c.OutageAfter, 5*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+
+	for name, n := range map[string]int64{
+		"MaxLen": c.MaxLen, "HardMaxLen": c.HardMaxLen, "LocalMaxLen": int64(c.LocalMaxLen), "MaxDataBytes": int64(c.MaxDataBytes),
+		"MaxMetadataBytes": int64(c.MaxMetadataBytes), "Writers": int64(c.Writers), "QueueEvents": int64(c.QueueEvents), "OutageAfter": int64(c.OutageAfter),
+	} {
+		if n < 0 {
+			fault("%s is negative", name)
+		}
+	}
+	if c.HardMaxLen < c.MaxLen {
+		fault("HardMaxLen %d is below MaxLen %d", c.HardMaxLen, c.MaxLen)
+	}
+	if c.RedisOnly && c.Redis == nil {
+		fault("RedisOnly needs Redis")
+	}
+	if c.RedisOnly && c.SpoolDir != "" {
+		fault("RedisOnly and SpoolDir contradict each other")
+	}
+	return c, errors.Join(faults...)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	if *field == *new(T) {
+		*field = value
+	}
+}
+
+// hostname is the part of instance names that tells machines apart, cleaned of what a consumer name may not hold.
+func hostname() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		return "host"
+	}
+	clean := regexp.MustCompile(`[^A-Za-z0-9._-]`).ReplaceAllString(host, "-")
+	return clean[:min(len(clean), 24)]
+}

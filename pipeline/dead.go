@@ -1,0 +1,247 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// DeadLetter is a delivery that a group gave up on. Its JSON is that of "millrace dead ls --json".
+type DeadLetter struct {
+	Position Position `json:"position"` // its own, among the dead letters of the group
+	Event    Event    `json:"event"`
+	Death
+
+	others []redisstream.Pair // metadata that a copy carries on
+}
+
+// Death says why and when a group gave up on a delivery. It is written behind the fields of the original entry.
+type Death struct {
+	Stream           string    `json:"stream"`
+	OriginalPosition Position  `json:"originalPosition"` // of the event in the stream
+	Group            string    `json:"group"`
+	Consumer         string    `json:"consumer"` // that gave up
+	Kind             string    `json:"kind"`     // KindError, …
+	Cause            string    `json:"cause"`    // text of the last error, at most 4 KiB
+	Fingerprint      string    `json:"fingerprint"`
+	Stack            string    `json:"stack,omitempty"` // of a panic, at most 8 KiB
+	Attempts         int       `json:"attempts"`        // that were made, crashes included
+	FirstAt          time.Time `json:"firstAt"`         // when the first attempt began
+	LastAt           time.Time `json:"lastAt"`          // when the last one ended
+}
+
+// DeadQuery selects dead letters of one group. Empty fields select everything.
+type DeadQuery struct {
+	Stream, Group string    // both must be given
+	After         Position  // strictly behind this one in the direction of reading
+	Since, Until  time.Time // by the time of burial; Since included, Until excluded
+	Types         []string  // patterns of event types, any of which may match
+	Kind          string
+	Fingerprint   string
+	CorrelationID string
+	Limit         int  // at most so many; 0: no bound
+	Newest        bool // newest first
+}
+
+func (q DeadQuery) matches(d *DeadLetter) bool {
+	return (len(q.Types) == 0 || matchAny(q.Types, d.Event.Type)) &&
+		(q.Kind == "" || q.Kind == d.Kind) &&
+		(q.Fingerprint == "" || q.Fingerprint == d.Fingerprint) &&
+		(q.CorrelationID == "" || q.CorrelationID == d.Event.CorrelationID)
+}
+
+const deadPage = 100
+
+// DeadLetters yields the dead letters that q selects. It reads page by page; an error is yielded once, as the last thing.
+func (b *Bus) DeadLetters(ctx context.Context, q DeadQuery) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		if err := checkStreamGroup(q.Stream, q.Group); err != nil {
+			yield(DeadLetter{}, err)
+			return
+		}
+		from, to := redisstream.ID{}, redisstream.MaxID
+		if !q.Since.IsZero() {
+			from = At(q.Since).bound()
+		}
+		if !q.Until.IsZero() {
+			to = At(q.Until).bound().Prev()
+		}
+		if q.After != "" {
+			id, err := redisstream.ParseID(string(q.After))
+			switch {
+			case err != nil:
+				yield(DeadLetter{}, fmt.Errorf("after %q: %w", q.After, err))
+				return
+			case q.Newest && id.Prev().Compare(to) < 0:
+				to = id.Prev()
+			case !q.Newest && id.Next().Compare(from) > 0:
+				from = id.Next()
+			}
+		}
+		for n := 0; from.Compare(to) <= 0; {
+			entries, err := b.log.Dead(ctx, q.Stream, q.Group, from, to, deadPage, q.Newest)
+			if err != nil {
+				yield(DeadLetter{}, b.redisError("read dead letters of group "+q.Group+" of", q.Stream, err))
+				return
+			}
+			for _, e := range entries {
+				d := b.deadLetter(q.Stream, q.Group, e)
+				if !q.matches(&d) {
+					continue
+				}
+				if !yield(d, nil) {
+					return
+				}
+				if n++; n == q.Limit {
+					return
+				}
+			}
+			if len(entries) < deadPage {
+				return
+			}
+			if last := entries[len(entries)-1].ID; q.Newest {
+				to = last.Prev()
+			} else {
+				from = last.Next()
+			}
+		}
+	}
+}
+
+// DeadLetter returns the dead letter at a position; ErrNoDeadLetter where there is none.
+func (b *Bus) DeadLetter(ctx context.Context, stream, group string, at Position) (DeadLetter, error) {
+	if err := checkStreamGroup(stream, group); err != nil {
+		return DeadLetter{}, err
+	}
+	id, err := redisstream.ParseID(string(at))
+	if err != nil {
+		return DeadLetter{}, fmt.Errorf("position %q: %w", at, err)
+	}
+	entries, err := b.log.Dead(ctx, stream, group, id, id, 1, false)
+	if err != nil {
+		return DeadLetter{}, b.redisError("read dead letters of group "+group+" of", stream, err)
+	}
+	if len(entries) == 0 {
+		return DeadLetter{}, fmt.Errorf("%w at %s in group %s of stream %s", ErrNoDeadLetter, at, group, stream)
+	}
+	return b.deadLetter(stream, group, entries[0]), nil
+}
+
+// deadLetter reads an entry of the dead letters: the original's fields, and behind them the report.
+func (b *Bus) deadLetter(stream, group string, e redisstream.Entry) DeadLetter {
+	fields := e.Fields()
+	var report string
+	if n := len(fields); n >= 2 && fields[n-2] == redisstream.FieldDead {
+		report, fields = fields[n-1], fields[:n-2]
+	}
+	d := DeadLetter{Position: positionOf(e.ID)}
+	_ = json.Unmarshal([]byte(report), &d.Death) // what is wrong with it stays empty: the event counts
+	at := e.ID
+	if original, err := redisstream.ParseID(string(d.OriginalPosition)); err == nil {
+		at = original
+	}
+	read := b.decode(stream, redisstream.NewEntry(at, fields))
+	d.Stream, d.Group, d.Event, d.others = stream, group, read.Event, read.others
+	return d
+}
+
+// burialOf makes a dead letter of a delivery.
+func (c *consumer) burialOf(d *Delivery, kind string, err error) *redisstream.Burial {
+	death := Death{
+		OriginalPosition: d.Position, Stream: d.Stream, Group: c.cfg.Group, Consumer: c.self.Name, Kind: kind, Cause: shortened(err.Error(), maxCause),
+		Attempts: d.Attempt, FirstAt: d.First, LastAt: time.Now().UTC(),
+	}
+	death.Fingerprint = fingerprint(kind, death.Cause)
+	var panicked *PanicError
+	if errors.As(err, &panicked) {
+		death.Stack = shortened(panicked.Stack, maxStack)
+	}
+	report, _ := json.Marshal(death)                       // strings and numbers always marshal
+	original, _ := redisstream.ParseID(string(d.Position)) // zero, and so not there, for what other software wrote as one
+	return &redisstream.Burial{Ref: d.ref, Original: original, Message: encode(&d.Event, d.others...), Report: string(report)}
+}
+
+// Requeue gives dead letters back to their group, and to it alone: they arrive by its lane, as a first attempt, and are dead letters no more.
+// It returns how many; one that is gone is passed over. ErrBackPressure means that the lane is full, and the rest is still dead.
+func (b *Bus) Requeue(ctx context.Context, stream, group string, at ...Position) (int, error) {
+	if err := checkStreamGroup(stream, group); err != nil {
+		return 0, err
+	}
+	total := 0
+	for len(at) > 0 {
+		n := min(len(at), deadPage)
+		copies, err := b.copiesOfDead(ctx, stream, group, at[:n])
+		if err != nil {
+			return total, err
+		}
+		at = at[n:]
+		done, looked, err := b.log.Enqueue(ctx, stream, group, copies)
+		total += done
+		if err != nil {
+			return total, b.redisError("requeue dead letters of group "+group+" of", stream, err)
+		}
+		if looked < len(copies) {
+			return total, &RedisError{Op: "requeue", Key: stream, Kind: ErrBackPressure, Err: errFull, Hint: "requeue the rest when the group has worked off its lane"}
+		}
+	}
+	return total, nil
+}
+
+func (b *Bus) copiesOfDead(ctx context.Context, stream, group string, at []Position) ([]redisstream.Copy, error) {
+	var copies []redisstream.Copy
+	for _, p := range at {
+		d, err := b.DeadLetter(ctx, stream, group, p)
+		if errors.Is(err, ErrNoDeadLetter) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		id, _ := redisstream.ParseID(string(p)) // it was found
+		copies = append(copies, redisstream.Copy{Dead: id, Message: copyOf(&decoded{Event: d.Event, position: d.OriginalPosition, others: d.others}, OriginRequeue)})
+	}
+	return copies, nil
+}
+
+// copyOf returns the event as a copy for the lane of a group: a first attempt, with the position of the original.
+func copyOf(e *decoded, origin string) redisstream.Message {
+	extra := []redisstream.Pair{{Key: keyPosition, Value: string(e.position)}, {Key: keyAttempt, Value: strconv.Itoa(1)}, {Key: keyOrigin, Value: origin}}
+	return encode(&e.Event, append(extra, e.others...)...)
+}
+
+// Discard deletes dead letters for good and returns how many were there.
+func (b *Bus) Discard(ctx context.Context, stream, group string, at ...Position) (int, error) {
+	if err := checkStreamGroup(stream, group); err != nil {
+		return 0, err
+	}
+	ids := make([]redisstream.ID, len(at))
+	for i, p := range at {
+		var err error
+		if ids[i], err = redisstream.ParseID(string(p)); err != nil {
+			return 0, fmt.Errorf("position %q: %w", p, err)
+		}
+	}
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	n, err := b.log.Discard(ctx, stream, group, ids)
+	return n, b.redisError("discard dead letters of group "+group+" of", stream, err)
+}
+
+// checkStreamGroup says what is wrong with the names of a stream and a group.
+func checkStreamGroup(stream, group string) error {
+	var faults []error
+	if err := CheckStream(stream); err != nil {
+		faults = append(faults, fmt.Errorf("stream %q %w", stream, err))
+	}
+	if err := CheckName(group); err != nil {
+		faults = append(faults, fmt.Errorf("group %q %w", group, err))
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,147 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// OpenFromEnv opens a bus as the environment says, so that code written for a bus in memory runs unchanged with or without
+// Redis. See ConfigFromEnv for the variables.
+func OpenFromEnv(ctx context.Context) (*Bus, error) {
+	cfg, err := ConfigFromEnv(os.LookupEnv)
+	if err != nil {
+		return nil, fmt.Errorf("read environment: %w", err)
+	}
+	return Open(ctx, cfg)
+}
+
+// ConfigFromEnv reads a configuration; lookup is os.LookupEnv, or a stand-in for it. Everything that is wrong is reported
+// at once.
+//
+//	ENABLE_REDIS_EVENTS    use Redis; default false: memory only
+//	REDIS_URL              redis://, rediss://; with master_name= Sentinel, with addr= Cluster
+//	REDIS_HOST, REDIS_PORT, REDIS_PASSWORD   where REDIS_URL is empty; default localhost, 6379, none
+//	SERVICE_NAME           source of the events; default millrace
+//	MILLRACE_NAMESPACE     prefix of every key; default none
+//	MILLRACE_MAX_LEN, MILLRACE_HARD_MAX_LEN  events that a stream keeps; default 100,000 and ten times that
+func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
+	var cfg Config
+	var faults []error
+	get := func(name string) string { v, _ := lookup(name); return v }
+
+	cfg.Service = get("SERVICE_NAME")
+	cfg.Namespace = get("MILLRACE_NAMESPACE")
+	for name, field := range map[string]*int64{"MILLRACE_MAX_LEN": &cfg.MaxLen, "MILLRACE_HARD_MAX_LEN": &cfg.HardMaxLen} {
+		if text := get(name); text != "" {
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || n < 1 {
+				faults = append(faults, fmt.Errorf("%s: %q is not a number above 0", name, text))
+				continue
+			}
+			*field = n
+		}
+	}
+	enabled := false
+	if text := get("ENABLE_REDIS_EVENTS"); text != "" {
+		on, err := strconv.ParseBool(text)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("ENABLE_REDIS_EVENTS: %q is neither true nor false", text))
+		}
+		enabled = on
+	}
+	if enabled {
+		options, err := RedisFromEnv(lookup)
+		faults = append(faults, err)
+		cfg.Redis = options
+	}
+	return cfg, errors.Join(faults...)
+}
+
+// RedisFromEnv returns where Redis is by REDIS_URL, else by REDIS_HOST, REDIS_PORT and REDIS_PASSWORD with their defaults.
+func RedisFromEnv(lookup func(string) (string, bool)) (*redis.UniversalOptions, error) {
+	get := func(name, otherwise string) string {
+		if v, _ := lookup(name); v != "" {
+			return v
+		}
+		return otherwise
+	}
+	if text := get("REDIS_URL", ""); text != "" {
+		options, err := ParseRedisURL(text)
+		if err != nil {
+			return nil, fmt.Errorf("REDIS_URL: %w", err)
+		}
+		return options, nil
+	}
+	port := get("REDIS_PORT", "6379")
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return nil, fmt.Errorf("REDIS_PORT: %q is not a port", port)
+	}
+	return &redis.UniversalOptions{
+		Addrs:    []string{net.JoinHostPort(get("REDIS_HOST", "localhost"), port)},
+		Password: get("REDIS_PASSWORD", ""),
+	}, nil
+}
+
+// ParseRedisURL reads redis://[user:password@]host[:port][/database], rediss:// for TLS, unix:// for a socket. With the parameter
+// master_name the hosts are Sentinels, with addr those of a Cluster; the other parameters are those of go-redis. No error
+// repeats the URL, since it may hold a password.
+func ParseRedisURL(text string) (*redis.UniversalOptions, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, errors.New("malformed URL, want redis://[user:password@]host[:port][/database]")
+	}
+	switch query := u.Query(); {
+	case u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix":
+		return nil, fmt.Errorf("scheme %q is none of redis, rediss, unix", u.Scheme)
+	case u.Host == "" && u.Scheme != "unix":
+		return nil, errors.New("URL names no host")
+	case query.Has("master_name"):
+		return parseSentinel(text)
+	case query.Has("addr"):
+		return parseCluster(text)
+	}
+	o, err := redis.ParseURL(text)
+	if err != nil {
+		return nil, err
+	}
+	return &redis.UniversalOptions{
+		Addrs: []string{o.Addr}, DB: o.DB, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig, ClientName: o.ClientName,
+		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolSize: o.PoolSize, MinIdleConns: o.MinIdleConns,
+		MaxIdleConns: o.MaxIdleConns, MaxActiveConns: o.MaxActiveConns, PoolTimeout: o.PoolTimeout, ConnMaxIdleTime: o.ConnMaxIdleTime,
+		ConnMaxLifetime: o.ConnMaxLifetime, PoolFIFO: o.PoolFIFO,
+	}, nil
+}
+
+func parseSentinel(text string) (*redis.UniversalOptions, error) {
+	o, err := redis.ParseFailoverURL(text)
+	if err != nil {
+		return nil, err
+	}
+	return &redis.UniversalOptions{
+		Addrs: o.SentinelAddrs, MasterName: o.MasterName, DB: o.DB, Username: o.Username, Password: o.Password,
+		SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword, TLSConfig: o.TLSConfig, ClientName: o.ClientName,
+		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolSize: o.PoolSize, MinIdleConns: o.MinIdleConns,
+		MaxIdleConns: o.MaxIdleConns, MaxActiveConns: o.MaxActiveConns, PoolTimeout: o.PoolTimeout, ConnMaxIdleTime: o.ConnMaxIdleTime,
+		ConnMaxLifetime: o.ConnMaxLifetime, PoolFIFO: o.PoolFIFO,
+	}, nil
+}
+
+func parseCluster(text string) (*redis.UniversalOptions, error) {
+	o, err := redis.ParseClusterURL(text)
+	if err != nil {
+		return nil, err
+	}
+	return &redis.UniversalOptions{
+		Addrs: o.Addrs, IsClusterMode: true, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig, ClientName: o.ClientName,
+		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolSize: o.PoolSize, MinIdleConns: o.MinIdleConns,
+		MaxIdleConns: o.MaxIdleConns, MaxActiveConns: o.MaxActiveConns, PoolTimeout: o.PoolTimeout, ConnMaxIdleTime: o.ConnMaxIdleTime,
+		ConnMaxLifetime: o.ConnMaxLifetime, PoolFIFO: o.PoolFIFO,
+	}, nil
+}

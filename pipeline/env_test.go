@@ -1,0 +1,76 @@
+package pipeline
+
+import (
+	"strings"
+	"testing"
+)
+
+// environ is a stand-in for the environment: NAME=value, separated by spaces.
+func environ(text string) func(string) (string, bool) {
+	vars := map[string]string{}
+	for _, f := range strings.Fields(text) {
+		name, value, _ := strings.Cut(f, "=")
+		vars[name] = value
+	}
+	return func(name string) (string, bool) { v, ok := vars[name]; return v, ok }
+}
+
+func TestConfigFromEnvWithoutRedis(t *testing.T) {
+	t.Parallel()
+	// An address alone does not switch Redis on, as in the bus that this one replaces.
+	cfg, err := ConfigFromEnv(environ("REDIS_URL=redis://localhost SERVICE_NAME=shop MILLRACE_NAMESPACE=acme MILLRACE_MAX_LEN=5"))
+	if err != nil || cfg.Redis != nil || cfg.Service != "shop" || cfg.Namespace != "acme" || cfg.MaxLen != 5 {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+}
+
+func TestConfigFromEnvWithRedis(t *testing.T) {
+	t.Parallel()
+	for env, want := range map[string]struct{ addr, password string }{
+		"":                 {"localhost:6379", ""},
+		"REDIS_HOST=redis": {"redis:6379", ""},
+		"REDIS_HOST=::1 REDIS_PORT=7000 REDIS_PASSWORD=p":       {"[::1]:7000", "p"},
+		"REDIS_URL=redis://:secret@host:1/2 REDIS_HOST=ignored": {"host:1", "secret"},
+	} {
+		cfg, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=true " + env))
+		if err != nil || cfg.Redis == nil {
+			t.Errorf("%s: %+v, %v", env, cfg, err)
+			continue
+		}
+		if o := cfg.Redis; o.Addrs[0] != want.addr || o.Password != want.password {
+			t.Errorf("%s: address %s, password %q, want %+v", env, o.Addrs[0], o.Password, want)
+		}
+	}
+}
+
+func TestConfigFromEnvReportsEveryFault(t *testing.T) {
+	t.Parallel()
+	_, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=perhaps MILLRACE_MAX_LEN=0 MILLRACE_HARD_MAX_LEN=many"))
+	for _, name := range []string{"ENABLE_REDIS_EVENTS", "MILLRACE_MAX_LEN", "MILLRACE_HARD_MAX_LEN"} {
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("error %v does not name %s", err, name)
+		}
+	}
+	for _, env := range []string{"REDIS_PORT=x", "REDIS_PORT=0", "REDIS_PORT=70000", "REDIS_URL=nonsense"} {
+		if _, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=true " + env)); err == nil {
+			t.Errorf("%s is taken", env)
+		}
+	}
+}
+
+func TestParseRedisURL(t *testing.T) {
+	t.Parallel()
+	sentinel, err := ParseRedisURL("redis://:p@s1:26379?addr=s2:26379&master_name=main")
+	if err != nil || sentinel.MasterName != "main" || len(sentinel.Addrs) != 2 {
+		t.Errorf("sentinel: %+v, %v", sentinel, err)
+	}
+	cluster, err := ParseRedisURL("rediss://n1:7000?addr=n2:7000")
+	if err != nil || !cluster.IsClusterMode || len(cluster.Addrs) != 2 || cluster.TLSConfig == nil {
+		t.Errorf("cluster: %+v, %v", cluster, err)
+	}
+	for _, text := range []string{"http://secret@host", "redis://", "redis://:secret@host:1/x", "redis://:secret@ho st", "://secret", "redis://:secret@host?no_such_option=1"} {
+		if _, err := ParseRedisURL(text); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: error %v, want one without the password", text, err)
+		}
+	}
+}

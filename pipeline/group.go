@@ -1,0 +1,122 @@
+package pipeline
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// AllStreams is the topic that stands for every stream which the patterns of a GroupConfig name or match, those that are made
+// later included. Any other topic given to the subscriber is the name of one stream.
+const AllStreams = "*"
+
+// GroupConfig is a consumer group as seen by one of its instances. Each event goes to one instance of the group, at
+// least once.
+type GroupConfig struct {
+	// Group is the name, 1 to 64 of [A-Za-z0-9._-].
+	Group string
+	// Patterns are the event types that this instance handles. What the group as a whole takes is the union of the patterns
+	// of all its instances, and it only grows. Empty: every type of the topic that is subscribed.
+	Patterns []string
+	// InFlight bounds the deliveries that are handed over and not settled yet. Default: 256.
+	InFlight int
+	// From is where the group starts when it does not exist yet. Default: Oldest, so that nothing is missed.
+	From Position
+	// Policy says what becomes of deliveries.
+	Policy Policy
+	// SettledByHandler means that whoever gets the messages settles each with Delivery.Settle, and that Ack and Nack of the
+	// message are not listened to. Package router sets it: it saves a goroutine per delivery.
+	SettledByHandler bool
+	// WithoutMetadata leaves Metadata of the messages nil, which spares a map per delivery. Package router sets it where there is no
+	// middleware that could look at it; the event is in CurrentDelivery(ctx).
+	WithoutMetadata bool
+}
+
+// Policy says how a group treats deliveries that fail, and how it stops. The defaults are those of DESIGN §15.
+type Policy struct {
+	// Attempts is how often a delivery may fail before it becomes a dead letter. Default: 5; negative: without end. Crashes are counted
+	// apart.
+	Attempts int
+	// CrashLimit is how often processes may die while they handle a delivery before it becomes a dead letter. Only a delivery that was
+	// running then is counted, and the first time not, since nobody knows whether it was. Default: 3; negative: without end.
+	CrashLimit int
+	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …). Default: DefaultBackoff.
+	Backoff func(failures int) time.Duration
+	// Timeout is how long a handler may run; then its ctx is cancelled, and whatever it returns is a failure. The delivery stays this
+	// instance's until it returns. Default: 0, without end.
+	Timeout time.Duration
+	// ClaimIdle is after how long a delivery is taken that a consumer of other software has left pending. Those of Millrace beat, and are not
+	// claimed while they live. Default: 60 s.
+	ClaimIdle time.Duration
+	// DeadLetters and DeadLetterAge bound the dead letters of the group: the oldest go, and are counted. Defaults: 100,000 and 30 days.
+	DeadLetters   int
+	DeadLetterAge time.Duration
+	// DrainTimeout is how long a stop waits for deliveries in flight, whose ctx stays alive until then. Default: 20 s.
+	DrainTimeout time.Duration
+	// PerSubject runs the deliveries of one subject one after the other within this instance.
+	// One that failed holds its subject until its next attempt has ended, or has been taken by another instance.
+	PerSubject bool
+}
+
+// DefaultBackoff is 1 s after the first failure, doubling to 5 min, each ± 20 %, so that what failed together does not come again together.
+func DefaultBackoff(failures int) time.Duration {
+	wait := min(time.Second<<min(max(failures-1, 0), 10), 5*time.Minute)
+	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+}
+
+// Where a delivery came from, in Delivery.Origin.
+const (
+	OriginFresh   = ""        // the stream
+	OriginRetry   = "retry"   // an earlier attempt failed, or asked for more time
+	OriginRequeue = "requeue" // it was a dead letter
+	OriginReplay  = "replay"  // an operator asked for it again
+	OriginDrain   = "drain"   // accepted while Redis was away
+)
+
+// Delivery is one attempt to hand one event to one group.
+type Delivery struct {
+	Event    Event
+	Stream   string
+	Position Position // of the event in its stream, also when the delivery came by the group's lane
+	Group    string
+	Consumer string
+	Attempt  int       // failures + crashes + 1
+	Crashes  int       // how often a process is known to have died while it handled the event
+	First    time.Time // when the first attempt began
+	Origin   string    // OriginFresh, OriginRetry, …
+	Claimed  bool      // taken over from a consumer that died or left
+	Hop      string    // W3C traceparent of whoever sent it again; empty for a fresh one
+	Previous string    // W3C traceparent of the last failed attempt; empty where unknown
+
+	ref    redisstream.Ref
+	others []redisstream.Pair // metadata that a retry carries on
+	handed *handed            // what it is handed out as
+}
+
+// Begin is called by those who set GroupConfig.SettledByHandler, just before the handler starts. It reports whether the delivery is still
+// this consumer's: a process that stood still for some seconds has been taken for dead, and waits here until it knows. A delivery that is
+// not to begin is settled with ErrLeaseLost, which does nothing to whoever has it by now.
+func (d *Delivery) Begin() bool {
+	h := d.handed
+	return h.consumer.awaitFresh(h.consumer.handling, h.of) && !h.lost.Load()
+}
+
+// Settle ends the delivery: nil acknowledges it, an error makes it a failure. Only the first call counts. It is for those who
+// set GroupConfig.SettledByHandler.
+func (d *Delivery) Settle(err error) { d.handed.settle(err) }
+
+func (g GroupConfig) withDefaults() GroupConfig {
+	setDefault(&g.InFlight, 256)
+	setDefault(&g.From, Oldest)
+	setDefault(&g.Policy.DrainTimeout, 20*time.Second)
+	setDefault(&g.Policy.Attempts, 5)
+	setDefault(&g.Policy.CrashLimit, 3)
+	setDefault(&g.Policy.ClaimIdle, time.Minute)
+	setDefault(&g.Policy.DeadLetters, 100_000)
+	setDefault(&g.Policy.DeadLetterAge, 30*24*time.Hour)
+	if g.Policy.Backoff == nil {
+		g.Policy.Backoff = DefaultBackoff
+	}
+	return g
+}

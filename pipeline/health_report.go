@@ -1,0 +1,229 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+const (
+	// healthTimeout bounds what a report asks Redis: one that is away must not make health slow.
+	healthTimeout = 2 * time.Second
+	// waitingProblem is how long an event may wait for its handler before that is a problem: one that is there fetches it within a
+	// beat or two.
+	waitingProblem = time.Minute
+)
+
+// Health reports on the bus and on what it stands on. It asks Redis and takes at most about 2 s; what it can't find out is nil or
+// absent, and said in Problems.
+func (b *Bus) Health(ctx context.Context) Health {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	h := Health{
+		Status:        StatusHealthy,
+		Mode:          b.Mode(),
+		State:         b.State(),
+		Service:       b.cfg.Service,
+		Instance:      b.instance,
+		Version:       b.cfg.Version,
+		UptimeSeconds: time.Since(b.started).Seconds(),
+		Published:     b.published.health(),
+		Subscriptions: b.listening(),
+		Streams:       []StreamHealth{},
+		Problems:      []Problem{},
+	}
+	reachable := true
+	if b.redis != nil {
+		reachable = b.redisHealth(ctx, &h)
+	}
+	if reachable {
+		if err := b.streamsHealth(ctx, &h); err != nil {
+			h.problem("streams-unknown", SeverityWarning, fmt.Sprintf("streams can't be described: %v", err), "")
+		}
+	}
+	b.stuckProblems(&h)
+	if h.State == StateUnavailable {
+		h.problem("redis-unavailable", SeverityError, "redis is away and nothing else may keep events: publishing is refused", hintAway)
+	}
+	if b.isClosed() {
+		h.problem("shutting-down", SeverityWarning, "the bus is being closed", "")
+	}
+	h.conclude()
+	return h
+}
+
+func (h *Health) problem(code, severity, text, hint string) {
+	h.Problems = append(h.Problems, Problem{Code: code, Severity: severity, Text: text, Hint: hint})
+}
+
+// conclude sets the status by the rules of DESIGN §9.
+func (h *Health) conclude() {
+	for _, p := range h.Problems {
+		if p.Severity == SeverityError {
+			h.Status = StatusDegraded
+		}
+	}
+	switch h.State {
+	case StateSpooling, StateDraining:
+		h.Status = StatusDegraded
+	case StateUnavailable:
+		h.Status = StatusUnhealthy
+	}
+}
+
+func (b *Bus) listening() SubscriptionsHealth {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var s SubscriptionsHealth
+	for _, sub := range b.subscriptions {
+		if sub.config.LocalOnly || b.redis == nil {
+			s.Local++
+		} else {
+			s.Redis++
+		}
+	}
+	s.Groups = len(b.consumers)
+	return s
+}
+
+// redisHealth describes the server and reports whether it answers.
+func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
+	l := b.link
+	l.mu.Lock()
+	since := l.since
+	h.Redis = RedisHealth{Configured: true, Connected: l.connected, Since: &since}
+	if l.lastError != nil {
+		h.Redis.LastError = l.lastError.Error()
+	}
+	away := l.state == StateUnavailable
+	l.mu.Unlock()
+	if away {
+		return false
+	}
+	server, err := b.redis.Server(ctx)
+	if err != nil {
+		l.suspect()
+		h.Redis.Connected, h.Redis.LastError = false, err.Error()
+		h.problem("redis-error", SeverityError, fmt.Sprintf("redis does not answer as it should: %v", err), deniedHint(err))
+		return false
+	}
+	latency := float64(server.Latency.Microseconds()) / 1000
+	h.Redis.LatencyMS = &latency
+	h.Redis.Version, h.Redis.Role = server.Version, server.Role
+	h.Redis.Persistence, h.Redis.MaxmemoryPolicy = server.Persistence, server.MaxmemoryPolicy
+	if server.Persistence == "none" {
+		h.problem("redis-no-persistence", SeverityWarning, "redis keeps nothing on disk: a restart loses every event", "set appendonly yes")
+	}
+	if p := server.MaxmemoryPolicy; len(p) > 7 && p[:7] == "allkeys" {
+		h.problem("redis-eviction", SeverityError, "maxmemory-policy "+p+" may evict whole streams with their groups", "set maxmemory-policy noeviction")
+	}
+	return true
+}
+
+// maxStuck is the most stuck handlers that a report names.
+const maxStuck = 10
+
+// stuckProblems names the handlers of this process that do not heed the end of their ctx.
+func (b *Bus) stuckProblems(h *Health) {
+	b.mu.Lock()
+	consumers := slices.Collect(maps.Keys(b.consumers))
+	b.mu.Unlock()
+	for _, c := range consumers {
+		c.mu.Lock()
+		for of, stuck := range c.stuckHandlers {
+			if len(h.Problems) < maxStuck {
+				h.problem("handler-stuck", SeverityError, fmt.Sprintf("handler of group %s for %s %s has run since %s, longer than twice its timeout of %s: %s",
+					c.cfg.Group, of.Event.Type, of.Event.ID, stuck.since.UTC().Format(time.RFC3339), c.cfg.Policy.Timeout, stuck.stack), "handlers must heed the end of their context")
+			}
+		}
+		c.mu.Unlock()
+	}
+}
+
+func (b *Bus) streamsHealth(ctx context.Context, h *Health) error {
+	streams, err := b.log.Streams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range streams {
+		info, err := b.log.Info(ctx, name)
+		var groups []redisstream.GroupInfo
+		if err == nil {
+			groups, err = b.log.Groups(ctx, name)
+		}
+		if err = b.redisError("describe stream", name, err); errors.Is(err, ErrDenied) {
+			h.problem("stream-refused", SeverityError, err.Error(), deniedHint(err))
+			continue // it says nothing about the others
+		}
+		if err != nil {
+			return err
+		}
+		s := StreamHealth{Name: name, Length: info.Length, Groups: []GroupHealth{}}
+		if info.Length > 0 {
+			s.First, s.Last = positionOf(info.First), positionOf(info.Last)
+		}
+		for _, g := range groups {
+			s.Groups = append(s.Groups, groupHealth(g))
+			h.groupProblems(name, g)
+		}
+		h.Streams = append(h.Streams, s)
+	}
+	return nil
+}
+
+func groupHealth(g redisstream.GroupInfo) GroupHealth {
+	row := GroupHealth{Name: g.Name, Consumers: g.Alive, Pending: g.Pending, Deferred: g.Deferred, Dead: g.Dead, Patterns: g.Patterns, Paused: parsePause(g.Paused)}
+	if g.Lag >= 0 {
+		row.Lag = &g.Lag
+	}
+	if g.Lost >= 0 {
+		row.Lost = &g.Lost
+	}
+	if !g.OldestPending.IsZero() {
+		age := max(0, time.Since(time.UnixMilli(int64(g.OldestPending.MS))).Seconds())
+		row.OldestUnackedSeconds = &age
+	}
+	for _, t := range slices.Sorted(maps.Keys(g.Unhandled)) {
+		row.Unhandled = append(row.Unhandled, UnhandledRow{Type: t, Count: g.Unhandled[t]})
+	}
+	for _, t := range slices.Sorted(maps.Keys(g.Waiting)) {
+		row.Waiting = append(row.Waiting, WaitingRow{Type: t, Since: g.Waiting[t]})
+	}
+	return row
+}
+
+// groupProblems says what an operator should know of a group.
+func (h *Health) groupProblems(stream string, g redisstream.GroupInfo) {
+	for _, t := range slices.Sorted(maps.Keys(g.Waiting)) {
+		if time.Since(g.Waiting[t]) > waitingProblem {
+			h.problem("type-waits", SeverityError,
+				fmt.Sprintf("events of type %s wait for a consumer of group %s that handles them, since %s", t, g.Name, g.Waiting[t].UTC().Format(time.RFC3339)),
+				"start the worker that handles this type")
+		}
+	}
+	if g.Lost > 0 {
+		h.problem("events-lost", SeverityError, fmt.Sprintf("%d events were dropped from stream %s before group %s had handled them", g.Lost, stream, g.Name), "raise the length of the stream, or add workers")
+	}
+	if g.DeadLost > 0 {
+		h.problem("dead-letters-lost", SeverityError, fmt.Sprintf("%d dead letters of group %s of stream %s were dropped by their bounds", g.DeadLost, g.Name, stream), "requeue or discard dead letters in time: millrace dead ls "+stream+" "+g.Name)
+	}
+	if p := parsePause(g.Paused); p != nil {
+		severity := SeverityWarning
+		if p.By == PausedByBreaker {
+			severity = SeverityError
+		}
+		h.problem("group-paused", severity, fmt.Sprintf("group %s of stream %s is paused by the %s since %s: %s", g.Name, stream, p.By, p.Since.Format(time.RFC3339), p.Reason), "millrace group resume "+stream+" "+g.Name)
+	}
+	if g.Lane >= redisstream.GroupBound || g.Deferred >= redisstream.GroupBound {
+		h.problem("group-full", SeverityError, fmt.Sprintf("group %s of stream %s has as many deliveries to be tried again as it may have: it takes nothing new", g.Name, stream), "find out why its handlers fail")
+	}
+	ours := len(g.Patterns) > 0 // other software does not beat
+	if ours && g.Alive == 0 && (g.Pending > 0 || g.Lag > 0 || g.Deferred > 0 || g.Lane > 0) {
+		h.problem("group-without-consumer", SeverityWarning, fmt.Sprintf("group %s of stream %s has work and no consumer", g.Name, stream), "start a worker of this group")
+	}
+}

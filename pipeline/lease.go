@@ -1,0 +1,60 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// leaseEvery is how often a consumer looks whether it still has what it holds for long, and for consumers of other software.
+const leaseEvery = 10 * time.Second
+
+// leaseLoop looks after what is held for long. It takes what consumers without a beat, which are other software's, have left pending for
+// Policy.ClaimIdle; it renews what is held here, before they claim it, and finds out what somebody has taken away.
+func (c *consumer) leaseLoop() {
+	every := max(min(leaseEvery, c.cfg.Policy.ClaimIdle/4), 50*time.Millisecond)
+	timer := time.NewTicker(every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.tended.Done():
+			return
+		case <-timer.C:
+		}
+		long := c.window.heldLong(time.Now().Add(-c.cfg.Policy.ClaimIdle / 3))
+		c.eachStream(func(stream string) { c.tendLeases(stream, long[stream]) })
+	}
+}
+
+func (c *consumer) tendLeases(stream string, long []redisstream.Ref) {
+	if len(long) > 0 {
+		gone, err := c.bus.log.Renew(c.tended, c.self, stream, long)
+		for _, ref := range gone {
+			c.loseLease(ref)
+		}
+		if err != nil {
+			return // the next round finds out
+		}
+	}
+	if c.reading.Err() != nil || c.window.room() <= 0 {
+		return // no time, or no room, for more
+	}
+	_, fresh, err := c.window.holdListed(func() ([]redisstream.Delivered, error) {
+		return c.bus.log.Strangers(c.reading, c.self, stream, c.cfg.Policy.ClaimIdle)
+	})
+	if err == nil && len(fresh) > 0 {
+		c.logger.Info("deliveries that a consumer of other software has left for long were claimed", "stream", stream, "deliveries", len(fresh))
+		c.take(fresh)
+	}
+}
+
+// loseLease ends the handling of a delivery that another consumer has by now.
+func (c *consumer) loseLease(ref redisstream.Ref) {
+	h := c.window.takeAway(ref)
+	if h == nil || h.over.Load() {
+		return // it was not running, or its result is on its way: that does nothing to what is not pending here
+	}
+	h.lost.Store(true)
+	h.ctx.cancel(ErrLeaseLost)
+	c.logger.Warn("delivery was taken over by another consumer while it was handled here", "stream", ref.Stream, "id", h.Event.ID)
+}

@@ -1,0 +1,189 @@
+package pipeline
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+const (
+	checkEvery     = time.Second            // while Redis answers
+	checkSoon      = 500 * time.Millisecond // while it is away
+	checkTimeout   = 1200 * time.Millisecond
+	firstTimeout   = 3 * time.Second // of the first check, which connects: names, TLS and the password take their round trips
+	outageFailures = 3               // so many checks in a row must fail …
+	outageMinimum  = 2 * time.Second // … over so long, before Redis counts as away: a stall is not an outage
+	// A black hole is an outage after 5 s at most: 1 s until the next check, three that wait in vain, and two short pauses.
+)
+
+// link watches the way to Redis and keeps the state of the bus. Its checks would write if there were anything to write: a replica
+// or a server that is loading answers PING, and takes no event.
+type link struct {
+	bus   *Bus
+	check chan struct{} // asks for a check now
+
+	mu        sync.Mutex // guards what follows
+	state     State
+	since     time.Time // of the present state
+	connected bool
+	failures  int
+	failing   time.Time // since when
+	lastError error
+	latency   time.Duration
+}
+
+func (l *link) current() State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state
+}
+
+// suspect asks for a check soon: somebody met an error.
+func (l *link) suspect() {
+	select {
+	case l.check <- struct{}{}:
+	default: // one is asked for already
+	}
+}
+
+// unavailable is the error of a call that can't be served in this state.
+func (l *link) unavailable(op string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.lastError
+	if err == nil {
+		err = context.DeadlineExceeded
+	}
+	return &RedisError{Op: op, Kind: ErrUnavailable, Err: err, Hint: hintAway}
+}
+
+// first makes the first check. Only an error that a person must mend is returned.
+func (l *link) first(ctx context.Context) error {
+	latency, err := l.ping(ctx, firstTimeout)
+	if redisstream.Classify(err) == redisstream.Denied {
+		return l.bus.redisError("connect to redis", "", err)
+	}
+	if err != nil {
+		l.mu.Lock()
+		l.failures = outageFailures // there is no good time that an outage would have to outlast
+		l.failing = time.Now().Add(-outageMinimum)
+		l.mu.Unlock()
+	}
+	l.note(latency, err)
+	return nil
+}
+
+// loop checks from time to time, and at once when somebody met an error.
+func (l *link) loop() {
+	first := checkEvery
+	if !l.isConnected() {
+		first = checkSoon
+	}
+	ticker := time.NewTimer(first)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-l.bus.stopped.Done():
+			return
+		case <-ticker.C:
+		case <-l.check:
+		}
+		pause := checkEvery
+		switch l.note(l.ping(l.bus.stopped, checkTimeout)); {
+		case l.current() == StateUnavailable:
+			pause = checkSoon
+		case !l.isConnected():
+			pause = 0 // whether it is away is to be known soon
+		}
+		ticker.Reset(pause)
+		if pause < checkEvery && !sleep(l.bus.stopped, checkSoon/5) { // whoever suspects must not make it spin
+			return
+		}
+	}
+}
+
+func (l *link) ping(ctx context.Context, timeout time.Duration) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return l.bus.redis.Ping(ctx)
+}
+
+func (l *link) isConnected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.connected
+}
+
+// isFar reports whether a round trip takes long.
+func (l *link) isFar() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.latency >= farAway
+}
+
+// note takes the result of a check into account.
+func (l *link) note(latency time.Duration, err error) {
+	if l.bus.stopped.Err() != nil {
+		return // the check was cut short
+	}
+	l.mu.Lock()
+	from := l.state
+	l.latency, l.lastError = latency, err
+	switch class := redisstream.Classify(err); {
+	case class == redisstream.Away, class == redisstream.ReadOnly:
+		l.connected = class == redisstream.ReadOnly
+		if l.failures == 0 {
+			l.failing = time.Now()
+		}
+		l.failures++
+		if l.failures >= outageFailures && time.Since(l.failing) >= outageMinimum {
+			l.state = StateUnavailable
+		}
+	default:
+		// A server that refuses for good is there: publishing says what it refuses.
+		l.connected, l.failures = true, 0
+		l.state = StateDurable
+	}
+	to := l.state
+	if from != to {
+		l.since = time.Now()
+	}
+	l.mu.Unlock()
+
+	if from != to {
+		l.bus.logger.Log(context.Background(), levelOf(to), "state of the bus changed", "from", from, "to", to, "cause", err)
+		if l.bus.cfg.Hooks.State != nil {
+			l.bus.cfg.Hooks.State(from, to, err)
+		}
+	}
+}
+
+// hintAway is the way out of an outage.
+const hintAway = "is the server up and its address right?"
+
+// deniedHint says what a person must mend.
+func deniedHint(err error) string {
+	text := err.Error()
+	switch {
+	case strings.HasPrefix(text, "WRONGTYPE"):
+		return "the key holds another type: rename it, or use another namespace"
+	case strings.HasPrefix(text, "NOPERM"):
+		return "give the user this right, see ACL SETUSER"
+	case strings.Contains(text, "The user executing the script"):
+		return "ACL LOG names the right that is missing, docs/operations.md all that are needed"
+	case strings.HasPrefix(text, "WRONGPASS"), strings.HasPrefix(text, "NOAUTH"), strings.Contains(text, "password"):
+		return "check user and password in the redis URL"
+	}
+	return ""
+}
+
+func levelOf(s State) slog.Level {
+	if s == StateUnavailable {
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}

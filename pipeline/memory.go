@@ -1,0 +1,301 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// memory is the transport in process: per stream a bounded log with a cursor per group, and the settlement rules of Redis. It
+// serves where there is no Redis, and keeps what this process keeps itself where there is. Nothing of it survives the process.
+//
+// A log beyond its bound drops its oldest entries. A group that had not been given them has lost them, and that is counted; what is pending
+// keeps its own copy of the entry.
+type memory struct {
+	maxLen     int
+	groupBound int // of lane and deferred deliveries of a group
+	begun      time.Time
+
+	mu      sync.Mutex // guards what follows, and everything in it
+	streams map[string]*memoryStream
+	changed chan struct{} // there while somebody waits; closed when there may be something to read
+	closed  bool
+}
+
+var errMemoryClosed = errors.New("memory is closed")
+
+type memoryStream struct {
+	log    entryLog
+	marks  map[string]memoryMark // of writers
+	groups map[string]*memoryGroup
+}
+
+// memoryMark is the last append of a writer.
+type memoryMark struct {
+	seq   uint64
+	first redisstream.ID
+}
+
+func newMemory(maxLen int) *memory {
+	return &memory{maxLen: maxLen, groupBound: redisstream.GroupBound, begun: time.Now(), streams: map[string]*memoryStream{}}
+}
+
+// Close wakes everybody who waits.
+func (m *memory) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	m.wake()
+}
+
+// wake lets those who wait look again.
+func (m *memory) wake() {
+	if m.changed != nil {
+		close(m.changed)
+		m.changed = nil
+	}
+}
+
+// stream returns a stream, made if it is not there.
+func (m *memory) stream(name string) *memoryStream {
+	s := m.streams[name]
+	if s == nil {
+		s = &memoryStream{marks: map[string]memoryMark{}, groups: map[string]*memoryGroup{}}
+		m.streams[name] = s
+	}
+	return s
+}
+
+func (m *memory) Append(_ context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return redisstream.ID{}, errMemoryClosed
+	}
+	s := m.stream(stream)
+	if mark, ok := s.marks[w.Name]; ok && w.Name != "" {
+		switch {
+		case w.Seq == mark.seq:
+			return mark.first, nil
+		case w.Seq < mark.seq:
+			return redisstream.ID{}, fmt.Errorf("stale append %d of writer %s, which is at %d", w.Seq, w.Name, mark.seq)
+		}
+	}
+	first := s.log.next(len(messages))
+	for i, msg := range messages {
+		s.log.add(msg.Entry(first.Plus(i)))
+	}
+	if w.Name != "" {
+		s.marks[w.Name] = memoryMark{w.Seq, first}
+	}
+	s.trim(m.maxLen)
+	m.wake()
+	return first, nil
+}
+
+// Remember keeps copies of messages that stand in Redis, from of on.
+func (m *memory) Remember(stream string, messages []redisstream.Message, of redisstream.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return
+	}
+	s := m.stream(stream)
+	first := s.log.next(len(messages))
+	for i, msg := range messages {
+		e := msg.Entry(first.Plus(i))
+		e.Of = of.Plus(i)
+		s.log.add(e)
+	}
+	s.trim(m.maxLen)
+	m.wake()
+}
+
+// trim drops the oldest entries beyond the bound, and counts them as lost by the groups that were not given them.
+func (s *memoryStream) trim(maxLen int) {
+	over := s.log.len() - maxLen
+	if over <= 0 {
+		return
+	}
+	for _, g := range s.groups {
+		g.lost += int64(max(0, over-s.log.after(g.cursor)))
+	}
+	s.log.drop(over)
+}
+
+func (m *memory) Range(_ context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.streams[stream]
+	if s == nil {
+		return nil, nil
+	}
+	return page(s.log.between(from, to), count, reverse), nil
+}
+
+// page returns a copy of the first count entries; with reverse of the last ones, the newest first.
+func page(entries []redisstream.Entry, count int, reverse bool) []redisstream.Entry {
+	if !reverse {
+		return slices.Clone(entries[:min(count, len(entries))])
+	}
+	last := slices.Clone(entries[max(0, len(entries)-count):])
+	slices.Reverse(last)
+	return last
+}
+
+func (m *memory) Tail(ctx context.Context, after map[string]redisstream.ID, count int, block time.Duration) (map[string][]redisstream.Entry, error) {
+	read := map[string][]redisstream.Entry{}
+	err := m.await(ctx, block, func() bool {
+		for stream, id := range after {
+			if s := m.streams[stream]; s != nil {
+				if behind := s.log.between(id.Next(), redisstream.MaxID); len(behind) > 0 {
+					read[stream] = slices.Clone(behind[:min(count, len(behind))])
+				}
+			}
+		}
+		return len(read) > 0
+	})
+	return read, err
+}
+
+// await calls the function, under the lock, until it returns true, block has passed or ctx ends. With a ctx that has ended it does
+// not call it: who stops takes nothing more.
+func (m *memory) await(ctx context.Context, block time.Duration, found func() bool) error {
+	timer := time.NewTimer(block)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		changed, err := m.look(found)
+		if err != nil || changed == nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// look calls the function under the lock, and returns what to wait for where it returned false.
+func (m *memory) look(found func() bool) (changed <-chan struct{}, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closed:
+		return nil, errMemoryClosed
+	case found():
+		return nil, nil
+	case m.changed == nil:
+		m.changed = make(chan struct{})
+	}
+	return m.changed, nil
+}
+
+func (m *memory) Info(_ context.Context, stream string) (redisstream.StreamInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.streams[stream]
+	if s == nil {
+		return redisstream.StreamInfo{}, nil
+	}
+	info := redisstream.StreamInfo{Exists: true, Length: int64(s.log.len()), Last: s.log.last, EntriesAdded: s.log.added}
+	if s.log.len() > 0 {
+		info.First = s.log.entries[0].ID
+	}
+	return info, nil
+}
+
+func (m *memory) Streams(context.Context) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.streams)), nil
+}
+
+// entryLog is a list of entries in the order of their IDs.
+type entryLog struct {
+	entries []redisstream.Entry // a part of memory
+	memory  []redisstream.Entry
+	last    redisstream.ID // ever given
+	added   int64          // ever
+}
+
+func (l *entryLog) len() int { return len(l.entries) }
+
+// next returns the first of n consecutive IDs for entries that are stored now, like Redis: the clock may go back, IDs don't.
+func (l *entryLog) next(n int) redisstream.ID {
+	id := redisstream.ID{MS: uint64(time.Now().UnixMilli())}
+	if l.added > 0 && id.MS <= l.last.MS {
+		id = l.last.Next()
+	}
+	l.last = id.Plus(n - 1)
+	return id
+}
+
+func (l *entryLog) add(e redisstream.Entry) {
+	if len(l.entries) == cap(l.entries) {
+		l.makeRoom()
+	}
+	l.entries = append(l.entries, e)
+	l.added++
+}
+
+// makeRoom moves the entries to the front of their memory, where those that were dropped have left room, or to a larger one: a log that
+// is full drops as many as it adds, and takes no new memory.
+func (l *entryLog) makeRoom() {
+	n := len(l.entries)
+	if len(l.memory) < 2*n+16 {
+		l.memory = make([]redisstream.Entry, 3*n+16)
+		copy(l.memory, l.entries)
+	} else {
+		copy(l.memory, l.entries)
+		clear(l.memory[n:])
+	}
+	l.entries = l.memory[:n]
+}
+
+// drop removes the oldest n.
+func (l *entryLog) drop(n int) {
+	clear(l.entries[:n])
+	l.entries = l.entries[n:]
+}
+
+// index returns the index of the first entry at id or behind it.
+func (l *entryLog) index(id redisstream.ID) int {
+	i, _ := slices.BinarySearchFunc(l.entries, id, func(e redisstream.Entry, id redisstream.ID) int { return e.ID.Compare(id) })
+	return i
+}
+
+// after returns how many entries stand at id or before it.
+func (l *entryLog) after(id redisstream.ID) int {
+	i, found := slices.BinarySearchFunc(l.entries, id, func(e redisstream.Entry, id redisstream.ID) int { return e.ID.Compare(id) })
+	if found {
+		i++
+	}
+	return i
+}
+
+// between returns the entries from from to to, both included.
+func (l *entryLog) between(from, to redisstream.ID) []redisstream.Entry {
+	i, j := l.index(from), l.after(to)
+	if i >= j {
+		return nil
+	}
+	return l.entries[i:j]
+}
+
+// remove deletes the entry at id, if it is there. A lane is settled about in its order, so few stand before the entry and many
+// behind it: those before it move.
+func (l *entryLog) remove(id redisstream.ID) {
+	if i := l.index(id); i < len(l.entries) && l.entries[i].ID == id {
+		copy(l.entries[1:i+1], l.entries[:i])
+		l.drop(1)
+	}
+}

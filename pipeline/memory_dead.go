@@ -1,0 +1,110 @@
+package pipeline
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+func (m *memory) Bury(_ context.Context, c redisstream.Consumer, stream string, bounds redisstream.Bounds, burials []redisstream.Burial) (settled []redisstream.Settled, dropped int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	settled = make([]redisstream.Settled, len(burials))
+	g := m.group(stream, c.Group)
+	for i, b := range burials {
+		if g == nil || g.pending[b.Ref] == nil || g.pending[b.Ref].consumer != c.Name {
+			settled[i] = redisstream.LeaseLost
+			continue
+		}
+		fields := b.Message.Entry(redisstream.ID{}).Fields()
+		if original := m.streams[stream].log.between(b.Original, b.Original); len(original) == 1 {
+			fields = original[0].Fields()
+		} else if p := g.pending[b.Ref]; !b.Lane {
+			fields = p.entry.Fields()
+		}
+		fields = append(slices.Clone(fields), redisstream.FieldDead, b.Report)
+		g.dead.add(redisstream.NewEntry(g.dead.next(1), fields))
+		dropped += g.dropDead(bounds, time.Now())
+		g.settle(b.Ref, c.Name)
+	}
+	return settled, dropped, nil
+}
+
+// dropDead drops the dead letters beyond the bounds and returns how many.
+func (g *memoryGroup) dropDead(bounds redisstream.Bounds, now time.Time) int {
+	oldest := redisstream.ID{MS: uint64(now.Add(-bounds.Age).UnixMilli())}
+	n := max(g.dead.len()-int(bounds.Length), g.dead.index(oldest))
+	if n <= 0 {
+		return 0
+	}
+	g.dead.drop(n)
+	g.deadLost += int64(n)
+	return n
+}
+
+// Lose settles a delivery whose entry is gone. Here the pending delivery keeps its entry, so there is none.
+func (m *memory) Lose(context.Context, redisstream.Consumer, redisstream.Ref) error { return nil }
+
+func (m *memory) Dead(_ context.Context, stream, group string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return nil, nil
+	}
+	return page(g.dead.between(from, to), count, reverse), nil
+}
+
+func (m *memory) Discard(_ context.Context, stream, group string, ids []redisstream.ID) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return 0, nil
+	}
+	before := g.dead.len()
+	for _, id := range ids {
+		g.dead.remove(id)
+	}
+	return before - g.dead.len(), nil
+}
+
+func (m *memory) Enqueue(_ context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return 0, 0, ErrUnknownGroup
+	}
+	for _, one := range copies {
+		if g.lane.len() >= m.groupBound {
+			break
+		}
+		if looked++; !one.Dead.IsZero() {
+			if len(g.dead.between(one.Dead, one.Dead)) == 0 {
+				continue
+			}
+			g.dead.remove(one.Dead)
+		}
+		g.lane.add(one.Message.Entry(g.lane.next(1)))
+		done++
+	}
+	m.wake()
+	return done, looked, nil
+}
+
+func (m *memory) Pause(_ context.Context, stream, group, seen, text string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return false, ErrUnknownGroup
+	}
+	if g.paused != seen {
+		return false, nil
+	}
+	g.paused = text
+	return true, nil
+}

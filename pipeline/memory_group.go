@@ -1,0 +1,448 @@
+package pipeline
+
+import (
+	"context"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// memoryGroup is a group of one stream.
+type memoryGroup struct {
+	cursor     redisstream.ID // the last entry that was handed out
+	lane       entryLog
+	laneCursor redisstream.ID
+	pending    map[redisstream.Ref]*memoryPending
+	deferred   []memoryDeferred // by due time
+	patterns   redisstream.Patterns
+	unhandled  map[string]int64
+	waiting    map[string][]memoryDeferred // by type, the oldest first; due is when they were put aside
+	beats      map[string]int64            // by consumer
+	lost       int64                       // entries that were dropped before they were handed out
+	dead       entryLog
+	deadLost   int64
+	paused     string
+	about      map[string]string // by consumer
+}
+
+// memoryPending is a delivery that is not settled. It keeps the entry, which the log may drop.
+type memoryPending struct {
+	consumer string
+	entry    redisstream.Entry
+	count    int // how often it was delivered, as Suspect counts
+}
+
+// memoryDeferred is a delivery that waits for its next attempt.
+type memoryDeferred struct {
+	due     time.Time
+	message redisstream.Message
+}
+
+const (
+	memoryTakeOverBatch = 100
+	// memoryAlive is how fresh a beat must be for its consumer to count as alive.
+	memoryAlive = 4 * beatEvery
+)
+
+// group returns a group that is there.
+func (m *memory) group(stream, group string) *memoryGroup {
+	if s := m.streams[stream]; s != nil {
+		return s.groups[group]
+	}
+	return nil
+}
+
+// clock is the time of beats in milliseconds; never redisstream.Left.
+func (m *memory) clock() int64 { return time.Since(m.begun).Milliseconds() + 1 }
+
+func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.Join) (redisstream.Joined, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return redisstream.Joined{}, errMemoryClosed
+	}
+	s := m.stream(j.Stream)
+	g := s.groups[c.Group]
+	made := g == nil
+	if made {
+		g = &memoryGroup{
+			cursor: j.From, pending: map[redisstream.Ref]*memoryPending{}, unhandled: map[string]int64{},
+			waiting: map[string][]memoryDeferred{}, beats: map[string]int64{}, about: map[string]string{},
+		}
+		if j.FromEnd {
+			g.cursor = s.log.last
+		}
+		s.groups[c.Group] = g
+	}
+	for _, p := range j.Patterns {
+		if !slices.Contains(g.patterns.Set, p) {
+			g.patterns.Set = append(slices.Clone(g.patterns.Set), p)
+			g.patterns.Version++
+		}
+	}
+	g.beats[c.Name] = m.clock()
+	return redisstream.Joined{Patterns: g.patterns, Made: made, From: g.cursor, Paused: g.paused}, nil
+}
+
+// StreamsPerRead: any number.
+func (m *memory) StreamsPerRead() int { return math.MaxInt }
+
+func (m *memory) Read(ctx context.Context, c redisstream.Consumer, streams []string, count int, block time.Duration) (read []redisstream.Delivered, err error) {
+	err = m.await(ctx, block, func() bool {
+		for _, stream := range streams {
+			if g := m.group(stream, c.Group); g != nil {
+				read = append(read, g.hand(c, redisstream.Ref{Stream: stream}, &m.streams[stream].log, &g.cursor, count)...)
+				read = append(read, g.hand(c, redisstream.Ref{Stream: stream, Lane: true}, &g.lane, &g.laneCursor, count)...)
+			}
+		}
+		return len(read) > 0
+	})
+	return read, err
+}
+
+// hand gives up to count entries behind the cursor to a consumer.
+func (g *memoryGroup) hand(c redisstream.Consumer, ref redisstream.Ref, log *entryLog, cursor *redisstream.ID, count int) []redisstream.Delivered {
+	behind := log.between(cursor.Next(), redisstream.MaxID)
+	behind = behind[:min(count, len(behind))]
+	handed := make([]redisstream.Delivered, len(behind))
+	for i, e := range behind {
+		ref.ID, *cursor = e.ID, e.ID
+		g.pending[ref] = &memoryPending{c.Name, e, 1}
+		handed[i] = redisstream.Delivered{Ref: ref, Entry: e}
+	}
+	return handed
+}
+
+// heldBy returns what is pending with a consumer: the stream's entries first, then the lane's, each in order.
+func (g *memoryGroup) heldBy(consumer string) []redisstream.Delivered {
+	var held []redisstream.Delivered
+	for ref, p := range g.pending {
+		if p.consumer == consumer {
+			held = append(held, redisstream.Delivered{Ref: ref, Entry: p.entry})
+		}
+	}
+	slices.SortFunc(held, func(a, b redisstream.Delivered) int {
+		if a.Lane != b.Lane {
+			if b.Lane {
+				return -1
+			}
+			return 1
+		}
+		return a.ID.Compare(b.ID)
+	})
+	return held
+}
+
+func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) ([]redisstream.Delivered, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	if g == nil {
+		return nil, nil
+	}
+	left := map[bool]int{false: count, true: count}
+	return slices.DeleteFunc(g.heldBy(c.Name), func(d redisstream.Delivered) bool {
+		bound := behind
+		if d.Lane {
+			bound = laneBehind
+		}
+		if d.ID.Compare(bound) <= 0 || left[d.Lane] == 0 {
+			return true
+		}
+		left[d.Lane]--
+		return false
+	}), nil
+}
+
+// settle ends a delivery and reports whether it was pending with the consumer; "" stands for any.
+func (g *memoryGroup) settle(ref redisstream.Ref, consumer string) bool {
+	p := g.pending[ref]
+	if p == nil || consumer != "" && p.consumer != consumer {
+		return false
+	}
+	delete(g.pending, ref)
+	if ref.Lane {
+		g.lane.remove(ref.ID)
+	}
+	return true
+}
+
+func (m *memory) Ack(_ context.Context, c redisstream.Consumer, refs []redisstream.Ref) (settled, left []redisstream.Ref, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ref := range refs {
+		if g := m.group(ref.Stream, c.Group); g != nil {
+			g.settle(ref, "")
+		}
+	}
+	return refs, nil, nil
+}
+
+func (m *memory) Retry(_ context.Context, c redisstream.Consumer, stream string, rs []redisstream.Retry) ([]redisstream.Settled, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	settled := make([]redisstream.Settled, len(rs))
+	g := m.group(stream, c.Group)
+	for i, r := range rs {
+		settled[i] = redisstream.LeaseLost
+		if g != nil {
+			settled[i] = g.retry(c, r, m.groupBound)
+		}
+	}
+	m.wake()
+	return settled, nil
+}
+
+func (g *memoryGroup) retry(c redisstream.Consumer, r redisstream.Retry, bound int) redisstream.Settled {
+	if p := g.pending[r.Ref]; p == nil || p.consumer != c.Name {
+		return redisstream.LeaseLost
+	}
+	switch {
+	case r.Waiting != "":
+		if g.waitingCount() >= bound {
+			return redisstream.Full
+		}
+		g.waiting[r.Waiting] = append(g.waiting[r.Waiting], memoryDeferred{time.Now(), r.Message})
+	case r.Delay > 0 && len(g.deferred) >= bound, r.Delay <= 0 && !r.Lane && g.lane.len() >= bound:
+		return redisstream.Full
+	case r.Delay > 0:
+		d := memoryDeferred{time.Now().Add(r.Delay), r.Message}
+		at, _ := slices.BinarySearchFunc(g.deferred, d, func(a, b memoryDeferred) int {
+			if a.due.After(b.due) {
+				return 1
+			}
+			return -1 // what is due at the same time stays in the order of its coming
+		})
+		g.deferred = slices.Insert(g.deferred, at, d)
+	default:
+		g.lane.add(r.Message.Entry(g.lane.next(1)))
+	}
+	g.settle(r.Ref, c.Name)
+	return redisstream.Done
+}
+
+func (g *memoryGroup) waitingCount() int {
+	n := 0
+	for _, of := range g.waiting {
+		n += len(of)
+	}
+	return n
+}
+
+func (m *memory) Waiting(_ context.Context, stream, group string) (map[string]time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.group(stream, group); g != nil {
+		return g.waitingSince(), nil
+	}
+	return nil, nil
+}
+
+func (g *memoryGroup) waitingSince() map[string]time.Time {
+	since := map[string]time.Time{}
+	for eventType, of := range g.waiting {
+		since[eventType] = of[0].due
+	}
+	return since
+}
+
+func (m *memory) Fetch(_ context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	if g == nil {
+		return nil, nil
+	}
+	moved := 0
+	for _, t := range types {
+		of := g.waiting[t]
+		n := min(count-moved, len(of))
+		for _, w := range of[:n] {
+			g.lane.add(w.message.Entry(g.lane.next(1)))
+		}
+		moved += n
+		if g.waiting[t] = of[n:]; len(g.waiting[t]) == 0 {
+			delete(g.waiting, t)
+		}
+	}
+	if moved == 0 {
+		return nil, nil
+	}
+	return g.hand(c, redisstream.Ref{Stream: stream, Lane: true}, &g.lane, &g.laneCursor, count), nil
+}
+
+func (m *memory) Skip(_ context.Context, c redisstream.Consumer, stream string, skips []redisstream.Skip, version int64) (redisstream.Settled, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	if g == nil {
+		return redisstream.Done, nil
+	}
+	if g.patterns.Version != version {
+		return redisstream.Changed, nil
+	}
+	for _, s := range skips {
+		if g.settle(s.Ref, c.Name) {
+			g.unhandled[s.Type]++
+		}
+	}
+	return redisstream.Done, nil
+}
+
+func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := redisstream.Beat{Run: "memory", NextDue: -1}
+	g := m.group(stream, c.Group)
+	if g == nil {
+		return b, nil
+	}
+	if g.promote(time.Now()) {
+		m.wake()
+	}
+	g.beats[c.Name] = m.clock()
+	if about != "" {
+		g.about[c.Name] = about
+	}
+	b.Patterns, b.Waiting, b.Paused = g.patterns, int64(g.waitingCount()), g.paused
+	for name, beat := range g.beats {
+		if name != c.Name {
+			b.Peers = append(b.Peers, redisstream.Peer{Name: name, Beat: beat})
+		}
+	}
+	if len(g.deferred) > 0 {
+		b.NextDue = max(0, time.Until(g.deferred[0].due))
+	}
+	return b, nil
+}
+
+// promote moves what is due to the lane and reports whether there was any.
+func (g *memoryGroup) promote(now time.Time) bool {
+	n := 0
+	for n < len(g.deferred) && !g.deferred[n].due.After(now) {
+		g.lane.add(g.deferred[n].message.Entry(g.lane.next(1)))
+		n++
+	}
+	clear(g.deferred[:n])
+	g.deferred = g.deferred[n:]
+	return n > 0
+}
+
+func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer) ([]redisstream.Delivered, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	if g == nil {
+		return nil, nil
+	}
+	if beat, ok := g.beats[p.Name]; !ok || beat != p.Beat {
+		return nil, nil
+	}
+	held := g.heldBy(p.Name)
+	if len(held) < memoryTakeOverBatch {
+		delete(g.beats, p.Name)
+		delete(g.about, p.Name)
+	}
+	held = held[:min(len(held), memoryTakeOverBatch)]
+	for i := range held {
+		pending := g.pending[held[i].Ref]
+		pending.consumer = c.Name
+		held[i].Claimed, held[i].Count = true, pending.count
+	}
+	return held, nil
+}
+
+func (m *memory) Leave(_ context.Context, c redisstream.Consumer, stream string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	if g == nil {
+		return nil
+	}
+	if len(g.heldBy(c.Name)) > 0 {
+		g.beats[c.Name] = redisstream.Left
+	} else {
+		delete(g.beats, c.Name)
+		delete(g.about, c.Name)
+	}
+	return nil
+}
+
+func (m *memory) Suspect(_ context.Context, c redisstream.Consumer, ref redisstream.Ref) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(ref.Stream, c.Group)
+	if g == nil {
+		return 0, nil
+	}
+	p := g.pending[ref]
+	if p == nil || p.consumer != c.Name {
+		return 0, nil
+	}
+	p.count++
+	return p.count - 1, nil
+}
+
+// Strangers: there are none in a process of ours.
+func (m *memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration) ([]redisstream.Delivered, error) {
+	return nil, nil
+}
+
+func (m *memory) Renew(_ context.Context, c redisstream.Consumer, stream string, refs []redisstream.Ref) (gone []redisstream.Ref, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	for _, ref := range refs {
+		if g == nil || g.pending[ref] == nil || g.pending[ref].consumer != c.Name {
+			gone = append(gone, ref)
+		}
+	}
+	return gone, nil
+}
+
+func (m *memory) Groups(_ context.Context, stream string) ([]redisstream.GroupInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.streams[stream]
+	if s == nil {
+		return nil, nil
+	}
+	var infos []redisstream.GroupInfo
+	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
+		infos = append(infos, s.groups[name].info(name, s, m.clock()))
+	}
+	return infos, nil
+}
+
+func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.GroupInfo {
+	info := redisstream.GroupInfo{
+		Name: name, Consumers: len(g.beats), LastDelivered: g.cursor, Lag: int64(s.log.len() - s.log.after(g.cursor)), Lost: g.lost,
+		Deferred: int64(len(g.deferred) + g.waitingCount()), Lane: int64(g.lane.len()), Patterns: g.patterns.Set, Unhandled: maps.Clone(g.unhandled),
+		Waiting: g.waitingSince(), Dead: int64(g.dead.len()), DeadLost: g.deadLost, Frontier: g.cursor, Paused: g.paused,
+	}
+	held := map[string]int64{}
+	for _, p := range g.pending {
+		held[p.consumer]++
+	}
+	for _, name := range slices.Sorted(maps.Keys(g.beats)) {
+		beat := g.beats[name]
+		member := redisstream.Member{Name: name, Beat: beat, Pending: held[name], About: g.about[name]}
+		if member.Alive = beat != redisstream.Left && now-beat < memoryAlive.Milliseconds(); member.Alive {
+			info.Alive++
+		}
+		info.Members = append(info.Members, member)
+	}
+	for ref := range g.pending {
+		if ref.Lane {
+			continue // counted with the lane
+		}
+		info.Pending++
+		if info.OldestPending.IsZero() || ref.ID.Compare(info.OldestPending) < 0 {
+			info.OldestPending = ref.ID
+		}
+	}
+	return info
+}

@@ -1,0 +1,91 @@
+package pipeline
+
+import (
+	"context"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// pager reads one stream of one log in one direction, page by page.
+type pager struct {
+	log      streamLog
+	local    bool // the log is the memory of this process
+	stream   string
+	from, to redisstream.ID // what is left to read, both included
+	reverse  bool
+	page     []redisstream.Entry
+	count    int  // of the next page
+	ended    bool // there was no more at the last look
+	done     bool // there can't be any more
+	refused  bool // for good, by the server
+	known    mark
+}
+
+const (
+	// firstPage is small since a history often ends within it, and since nothing is known yet about the size of the entries.
+	firstPage = 32
+	lastPage  = 256
+	// pageBytes is about what one page holds at most, once a page before it has told the size of the entries: an entry may have 1 MiB.
+	pageBytes = 4 << 20
+)
+
+// nextPage returns how many entries to ask for next, where count were asked for and these came.
+func nextPage(count int, page []redisstream.Entry) int {
+	if len(page) == 0 {
+		return count
+	}
+	size := 1
+	for _, entry := range page {
+		size += entry.Size()
+	}
+	if len(page) == count {
+		count *= 2
+	}
+	return max(1, min(count, lastPage, pageBytes*len(page)/size))
+}
+
+// head returns the next entry without taking it; false at the end.
+func (p *pager) head(ctx context.Context) (redisstream.Entry, bool, error) {
+	if len(p.page) == 0 && !p.ended && !p.done {
+		page, err := p.log.Range(ctx, p.stream, p.from, p.to, p.count, p.reverse)
+		if err != nil {
+			return redisstream.Entry{}, false, err
+		}
+		p.page, p.ended = page, len(page) < p.count
+		p.count = nextPage(p.count, page)
+		if n := len(page); n > 0 {
+			p.known.saw(page[0].ID)
+			p.known.saw(page[n-1].ID)
+			p.goOn(page[n-1].ID, false)
+		}
+	}
+	if len(p.page) == 0 {
+		return redisstream.Entry{}, false, nil
+	}
+	return p.page[0], true, nil
+}
+
+func (p *pager) take() { p.page = p.page[1:] }
+
+// goOn leaves to read what stands behind id in the direction of reading, and what stands at it if it is included.
+func (p *pager) goOn(id redisstream.ID, included bool) {
+	edge := id
+	switch {
+	case included:
+	case p.reverse:
+		edge = id.Prev()
+	default:
+		edge = id.Next()
+	}
+	if !included && edge == id { // the first or the last ID there can be
+		p.done = true
+	}
+	if p.reverse && edge.Compare(p.to) < 0 {
+		p.to = edge
+	} else if !p.reverse && edge.Compare(p.from) > 0 {
+		p.from = edge
+	}
+	if p.from.Compare(p.to) > 0 {
+		p.done = true
+	}
+}

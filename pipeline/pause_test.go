@@ -1,0 +1,240 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/redistest"
+)
+
+func TestBreakerTripsByItsNumbers(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1_800_000_000, 0)
+	// fails counts failures of different events, one every 100 ms, and reports whether one of them was too many.
+	fails := func(b *breaker, from, n int, print func(i int) string, at time.Time) bool {
+		for i := range n {
+			if b.failure(fmt.Sprint(from+i), print(i), at.Add(time.Duration(i)*100*time.Millisecond)) {
+				return true
+			}
+		}
+		return false
+	}
+	one := func(int) string { return "refused" }
+	for name, test := range map[string]struct {
+		run  func(b *breaker) bool
+		want bool
+	}{
+		"five failing events": {func(b *breaker) bool { return fails(b, 0, 5, one, begin) }, false},
+		"199 different":       {func(b *breaker) bool { return fails(b, 0, 199, one, begin) }, false},
+		"200 different":       {func(b *breaker) bool { return fails(b, 0, 200, one, begin) }, true},
+		"one event 500 times": {func(b *breaker) bool {
+			for i := range 500 {
+				if fails(b, 0, 1, one, begin.Add(time.Duration(i)*time.Millisecond)) {
+					return true
+				}
+			}
+			return false
+		}, false},
+		"many reasons": {func(b *breaker) bool { return fails(b, 0, 500, func(i int) string { return fmt.Sprint(i % 3) }, begin) }, false},
+		"four of five one reason": {func(b *breaker) bool {
+			return fails(b, 0, 500, func(i int) string { return fmt.Sprint(max(0, i%5-3)) }, begin)
+		}, true},
+		"a tenth succeeds": {func(b *breaker) bool {
+			for range 30 {
+				b.success()
+			}
+			return fails(b, 0, 270, one, begin)
+		}, false},
+		"few succeed": {func(b *breaker) bool {
+			for range 10 {
+				b.success()
+			}
+			return fails(b, 0, 250, one, begin)
+		}, true},
+		"over two minutes": {func(b *breaker) bool {
+			return fails(b, 0, 150, one, begin) || fails(b, 1000, 150, one, begin.Add(2*time.Minute))
+		}, false},
+	} {
+		if got := test.run(&breaker{}); got != test.want {
+			t.Errorf("%s: got %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+// A database that is away makes everything fail: the group pauses instead of burying its stream, and goes on by itself.
+func TestBreakerPausesAGroupThatFailsAsAWholeAndResumesIt(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		changes := hears(t, b, Subscription{Patterns: []string{"system.group.*"}})
+		var heals atomic.Bool
+		done := newTally()
+		handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{Backoff: func(int) time.Duration { return 20 * time.Second }}}, AllStreams, func(_ context.Context, d *Delivery) error {
+			if !heals.Load() {
+				<-time.After(time.Millisecond) // so that a few hundred take more than an instant
+				return errors.New("database is away")
+			}
+			done.add(d.Event.ID)
+			return nil
+		})
+		publish(t, b, events(3000, "booking.created")...)
+		within(t, "the event that tells of the pause", changes)
+		var paused StreamHealth
+		awaitFact(t, "the pause in the report", func() bool {
+			for _, s := range b.Health(t.Context()).Streams {
+				if s.Name == "booking" && s.Groups[0].Paused != nil {
+					paused = s
+					return true
+				}
+			}
+			return false
+		})
+		if p := paused.Groups[0].Paused; p.By != PausedByBreaker || p.Reason != "database is away" || p.Fingerprint == "" || p.Consumer == "" {
+			t.Errorf("pause %+v", p)
+		}
+		if h := b.Health(t.Context()); !hasProblem(h, "group-paused") || h.Status == StatusHealthy {
+			t.Errorf("health %s with %+v", h.Status, h.Problems)
+		}
+		heals.Store(true)
+		within(t, "the event that tells that it goes on", changes)
+		done.await(t, 500) // those that had not been tried
+		r, err := b.Group(t.Context(), "booking", "g")
+		if err != nil || r.Paused != nil || r.Deferred > 2500 || r.Dead > 0 {
+			t.Errorf("report %+v, %v", r, err)
+		}
+	})
+}
+
+func TestPausedGroupTakesNothingUntilItIsResumed(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		handled := make(chan string, 10)
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*", "invoice.*"}}
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { handled <- d.Event.ID; return nil })
+		publish(t, b, Event{ID: "before", Type: "booking.created"})
+		within(t, "an event before the pause", handled)
+
+		if done, err := b.PauseGroup(t.Context(), "booking", "nobody", ""); done || !errors.Is(err, ErrUnknownGroup) {
+			t.Errorf("pause of an unknown group: %v, %v", done, err)
+		}
+		if done, err := b.PauseGroup(t.Context(), "booking", "g", "maintenance"); !done || err != nil {
+			t.Fatalf("pause: %v, %v", done, err)
+		}
+		if done, err := b.PauseGroup(t.Context(), "booking", "g", "again"); done || err != nil {
+			t.Errorf("pause of a paused group: %v, %v", done, err)
+		}
+		c := onlyConsumer(t, b)
+		awaitFact(t, "the consumer to hear of it", func() bool { return c.membership("booking").isPaused.Load() })
+		publish(t, b, Event{ID: "meanwhile", Type: "booking.created"})
+		publish(t, b, Event{ID: "elsewhere", Type: "invoice.issued"}) // another stream goes on
+		if got := within(t, "an event of another stream", handled); got != "elsewhere" {
+			t.Errorf("got %s while paused", got)
+		}
+		awaitFact(t, "the next beat", beatOf(t, b, c))
+		select {
+		case got := <-handled:
+			t.Errorf("got %s while paused", got)
+		default:
+		}
+		if done, err := b.ResumeGroup(t.Context(), "booking", "g"); !done || err != nil {
+			t.Fatalf("resume: %v, %v", done, err)
+		}
+		if got := within(t, "what came during the pause", handled); got != "meanwhile" {
+			t.Errorf("got %s", got)
+		}
+		if done, err := b.ResumeGroup(t.Context(), "booking", "g"); done || err != nil {
+			t.Errorf("resume of a group that is not paused: %v, %v", done, err)
+		}
+	})
+}
+
+func onlyConsumer(t *testing.T, b *Bus) *consumer {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.consumers {
+		if len(b.consumers) == 1 {
+			return c
+		}
+	}
+	t.Fatalf("bus has %d consumers", len(b.consumers))
+	return nil
+}
+
+// beatOf reports whether the consumer has beaten again since the call.
+func beatOf(t *testing.T, b *Bus, c *consumer) func() bool {
+	t.Helper()
+	seen := func() (beat int64) {
+		groups, err := b.log.Groups(t.Context(), "booking")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range groups[0].Members {
+			if m.Name == c.self.Name {
+				beat = m.Beat
+			}
+		}
+		return beat
+	}
+	before := seen()
+	return func() bool { return seen() != before }
+}
+
+// Whoever tried a delivery of a paused group from time to time is gone: another consumer does it from then on.
+func TestProbingIsInheritedFromAConsumerThatIsGone(t *testing.T) {
+	t.Parallel()
+	b := openBus(t, Config{Redis: redistest.Shared(t).Options(), Namespace: redistest.Namespace(t)})
+	handled := make(chan string, 1)
+	sub := handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, func(context.Context, *Delivery) error { return nil })
+	publish(t, b, Event{Type: "booking.created"})
+	awaitSettled(t, b, "booking", "g")
+	_ = sub.Close()
+	pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: "dead", Since: time.Now()}
+	if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, func(_ context.Context, d *Delivery) error { handled <- d.Event.ID; return nil })
+	publish(t, b, Event{ID: "e", Type: "booking.created"})
+	if got := within(t, "the delivery that is tried", handled); got != "e" {
+		t.Errorf("got %s", got)
+	}
+	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
+}
+
+func TestGroupReportNamesItsConsumers(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(func(c *Config) { c.Version = "v1.2.3" })
+		finish, running := make(chan struct{}), make(chan struct{}, 2)
+		handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, func(_ context.Context, d *Delivery) error {
+			running <- struct{}{}
+			if d.Event.ID == "second" {
+				<-finish
+			}
+			return nil
+		})
+		publish(t, b, Event{ID: "first", Type: "booking.created"}, Event{ID: "second", Type: "booking.created"})
+		within(t, "a handler", running)
+		within(t, "a handler", running)
+		var r GroupReport
+		awaitFact(t, "what the consumer says of itself", func() bool {
+			var err error
+			r, err = b.Group(t.Context(), "booking", "g")
+			return err == nil && len(r.Members) == 1 && r.Members[0].Member != nil && r.Members[0].Handled == 1 && r.Members[0].Pending == 1
+		})
+		if m := r.Members[0]; m.State != "alive" || m.InFlight != 1 || m.Version != "v1.2.3" || m.PID == 0 || m.Patterns[0] != "booking.*" || r.Pending != 1 {
+			t.Errorf("report %+v", r)
+		}
+		if text, err := json.Marshal(r); err != nil || len(text) < 100 {
+			t.Errorf("as JSON: %s, %v", text, err)
+		}
+		close(finish)
+		if _, err := b.Group(t.Context(), "booking", "nobody"); !errors.Is(err, ErrUnknownGroup) {
+			t.Errorf("unknown group: %v", err)
+		}
+	})
+}

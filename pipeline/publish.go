@@ -1,0 +1,224 @@
+package pipeline
+
+import (
+	"context"
+	"hash/maphash"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// Scope says where a published event goes.
+type Scope int
+
+const (
+	Everywhere Scope = iota // to Redis where there is one, and to the subscriptions of this process
+	LocalOnly               // to the subscriptions of this process only; nothing reaches Redis. The outcome is Volatile
+	RedisOnly               // to Redis only; never kept elsewhere, ErrUnavailable while Redis is away
+)
+
+// PublishOptions vary one call of PublishWith.
+type PublishOptions struct {
+	Scope Scope
+}
+
+// Publish makes the events durable and returns how durable each is now. Events of one subject from one caller are stored
+// in the order of the calls. The events of one call are validated as a whole: one invalid event refuses them all with a *ValidationError.
+// After that each has its own outcome; the error is the first of theirs, so nil means that none was refused or is unknown.
+//
+// Correlation and causation come from the event, else from ctx (within a handler: from the event being handled), else the
+// correlation ID is made.
+func (b *Bus) Publish(ctx context.Context, events ...Event) (Receipt, error) {
+	return b.PublishWith(ctx, PublishOptions{}, events...)
+}
+
+// PublishWith is Publish with options.
+func (b *Bus) PublishWith(ctx context.Context, o PublishOptions, events ...Event) (Receipt, error) {
+	return b.publish(ctx, o, events)
+}
+
+func (b *Bus) publish(ctx context.Context, o PublishOptions, events []Event) (Receipt, error) {
+	return b.publishAs(ctx, o, events, false)
+}
+
+// publishAs publishes; internal events may be of the stream "system".
+func (b *Bus) publishAs(ctx context.Context, o PublishOptions, events []Event, internal bool) (Receipt, error) {
+	if len(events) == 0 {
+		return Receipt{}, nil
+	}
+	stamped, err := b.stamp(ctx, events, internal)
+	if err != nil {
+		b.published.add(Refused, len(events))
+		return refused(events, err), err
+	}
+	if err := b.admit(ctx, o); err != nil {
+		b.published.add(Refused, len(events))
+		return refused(events, err), err
+	}
+	ctx, done := b.publishHooks(ctx, o.Scope, stamped)
+
+	c := newCall(len(stamped))
+	for i := range stamped {
+		c.outcomes[i] = Outcome{ID: stamped[i].ID, Type: stamped[i].Type}
+	}
+	messages := encodeAll(stamped)
+	if o.Scope == LocalOnly {
+		b.publishLocally(c, stamped, messages)
+	} else {
+		b.queue(ctx, c, o.Scope, stamped, messages)
+	}
+	outcomes := c.wait(ctx)
+	done(outcomes)
+	return receipt(stamped, outcomes)
+}
+
+// admit returns why a call can't be served now, before anything is done for it. It does not ask whether the bus is being closed:
+// handlers that are being drained may still publish, until the writers are closed.
+func (b *Bus) admit(ctx context.Context, o PublishOptions) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case o.Scope == LocalOnly && b.local == nil:
+		return invalidCall("options.localOnly", "the bus keeps nothing itself in mode redis-only")
+	case o.Scope == RedisOnly && b.redis == nil:
+		return invalidCall("options.redisOnly", "no redis is configured")
+	case o.Scope != LocalOnly && b.State() == StateUnavailable:
+		return b.link.unavailable("append")
+	}
+	return nil
+}
+
+func invalidCall(field, reason string) error {
+	return &ValidationError{Faults: []Fault{{Index: -1, Field: field, Reason: reason}}}
+}
+
+// encodeAll returns the events of one call as they are written to their streams.
+func encodeAll(events []Event) []redisstream.Message {
+	var c encoder
+	defer c.free()
+	for i := range events {
+		c.add(&events[i])
+	}
+	messages := c.messages()
+	for i := range messages {
+		messages[i].UUID = events[i].ID
+	}
+	return messages
+}
+
+// queue hands the events to the writers. A subject always takes the same writer, so its events are stored in the order of the
+// calls; those without a subject stay together, so those of one call are.
+func (b *Bus) queue(ctx context.Context, c *call, scope Scope, events []Event, messages []redisstream.Message) {
+	remember := b.redis != nil && b.local != nil && scope == Everywhere
+	waiting := make([]pending, len(events))
+	queues := make([][]*pending, len(b.writers))
+	turn := int(b.nextTurn.Add(1) % uint64(len(b.writers)))
+	for i := range events {
+		e := &events[i]
+		at := turn
+		if e.Subject != "" {
+			at = int(maphash.String(subjects, e.Subject) % uint64(len(b.writers)))
+		}
+		waiting[i] = pending{call: c, index: i, stream: e.Stream(), message: messages[i], remember: remember}
+		if queues[at] == nil {
+			queues[at] = make([]*pending, 0, len(events)-i)
+		}
+		queues[at] = append(queues[at], &waiting[i])
+	}
+	for at, queue := range queues {
+		if len(queue) > 0 {
+			b.writers[at].put(ctx, queue)
+		}
+	}
+}
+
+// subjects makes the choice of a writer unpredictable from outside.
+var subjects = maphash.MakeSeed()
+
+// publishLocally keeps the events in the memory of this process.
+func (b *Bus) publishLocally(c *call, events []Event, messages []redisstream.Message) {
+	for i := range events {
+		id, err := b.local.Append(b.stopped, events[i].Stream(), redisstream.Writer{}, messages[i:i+1])
+		if err != nil {
+			b.published.add(Refused, 1)
+			c.set(i, func(o *Outcome) { o.Durability, o.Err = Refused, ErrClosed })
+			continue
+		}
+		b.published.add(Volatile, 1)
+		c.set(i, func(o *Outcome) { o.Durability, o.Position = Volatile, positionOf(id) })
+	}
+}
+
+// wait returns the outcomes once they are all there. When ctx ends first, those that are not there yet are unknown: the append
+// that carries them may still succeed.
+func (c *call) wait(ctx context.Context) []Outcome {
+	select {
+	case <-c.done:
+		return c.outcomes // nobody changes them any more
+	case <-ctx.Done():
+	}
+	outcomes := c.take()
+	for i := range outcomes {
+		if o := &outcomes[i]; o.Durability == Refused && o.Err == nil {
+			o.Durability = Unknown
+			o.Err = &RedisError{Op: "append", Kind: ErrUnknown, Err: context.Cause(ctx), Hint: "publish it again with the same id"}
+		}
+	}
+	return outcomes
+}
+
+// publishHooks calls the Publish hook once per stream and returns what ends them all.
+func (b *Bus) publishHooks(ctx context.Context, scope Scope, events []Event) (context.Context, func([]Outcome)) {
+	if b.cfg.Hooks.Publish == nil {
+		return ctx, func([]Outcome) {}
+	}
+	var streams []string
+	indexes := map[string][]int{}
+	for i := range events {
+		stream := events[i].Stream()
+		if indexes[stream] == nil {
+			streams = append(streams, stream)
+		}
+		indexes[stream] = append(indexes[stream], i)
+	}
+	var ends []func([]Outcome)
+	for _, stream := range streams {
+		of := make([]*Event, len(indexes[stream]))
+		for j, i := range indexes[stream] {
+			of[j] = &events[i]
+		}
+		hookCtx, end := callSpan(b.cfg.Hooks.Publish, ctx, PublishInfo{Stream: stream, Scope: scope, Events: of})
+		if len(streams) == 1 {
+			ctx = hookCtx
+		}
+		ends = append(ends, func(all []Outcome) {
+			mine := make([]Outcome, len(of))
+			for j, i := range indexes[stream] {
+				mine[j] = all[i]
+			}
+			end(mine)
+		})
+	}
+	return ctx, func(all []Outcome) {
+		for _, end := range ends {
+			end(all)
+		}
+	}
+}
+
+func receipt(events []Event, outcomes []Outcome) (Receipt, error) {
+	r := Receipt{Outcomes: outcomes, CorrelationID: events[0].CorrelationID}
+	for _, o := range outcomes {
+		if o.Err != nil {
+			return r, o.Err
+		}
+	}
+	return r, nil
+}
+
+func refused(events []Event, err error) Receipt {
+	outcomes := make([]Outcome, len(events))
+	for i, e := range events {
+		outcomes[i] = Outcome{ID: e.ID, Type: e.Type, Err: err}
+	}
+	return Receipt{Outcomes: outcomes}
+}

@@ -1,0 +1,32 @@
+package pipeline
+
+import "context"
+
+// RemoveStream destroys a stream and all that belongs to it: its events, its groups with what is pending, deferred or dead, and its
+// place among the streams. It asks nothing, and there is no way back. A stream that does not exist is no error; a key that holds
+// something else is ErrDenied, and stays.
+//
+// It is for streams that nobody uses any more: a group that still follows the stream, in whatever process, makes it anew, empty. In
+// Redis it needs the right to UNLINK.
+func (b *Bus) RemoveStream(ctx context.Context, stream string) error {
+	if err := CheckStream(stream); err != nil {
+		return invalidCall("stream", err.Error())
+	}
+	if b.redis != nil {
+		if err := b.redis.Remove(ctx, stream); err != nil {
+			return b.redisError("remove stream", stream, err)
+		}
+	}
+	if b.local != nil {
+		b.local.Remove(stream)
+	}
+	return nil
+}
+
+// Remove deletes a stream with its groups. Who waits for it looks again, and finds none.
+func (m *memory) Remove(stream string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.streams, stream)
+	m.wake()
+}

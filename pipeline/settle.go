@@ -1,0 +1,341 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// settlement is the result of one delivery on its way into the log: a copy that arrives later, a dead letter, or else an acknowledgement.
+type settlement struct {
+	ref      redisstream.Ref
+	retry    *redisstream.Retry
+	burial   *redisstream.Burial
+	handled  *Event // an acknowledgement: the event that was handled here; nil for one that was not
+	repeated bool   // it was sent before, and may have been carried out
+}
+
+func (s *settlement) id() string {
+	if s.retry != nil {
+		return s.retry.Message.UUID
+	}
+	return s.burial.Message.UUID
+}
+
+// settlements are those that are not in the log yet.
+type settlements struct {
+	filled chan struct{} // says that the queue is not empty
+	ending chan struct{} // closed by close
+
+	mu     sync.Mutex // guards what follows
+	queue  []settlement
+	closed time.Time // zero: open
+}
+
+const (
+	// settleAtOnce is the most results that one round trip carries.
+	settleAtOnce = 1000
+	// settleTimeout bounds one round trip.
+	settleTimeout = 5 * time.Second
+)
+
+func (s *settlements) init() {
+	s.filled, s.ending = make(chan struct{}, 1), make(chan struct{})
+}
+
+// put adds a result. After close it is dropped: the delivery was handed back, and comes again.
+func (s *settlements) put(one settlement) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed.IsZero() {
+		return
+	}
+	s.queue = append(s.queue, one)
+	select {
+	case s.filled <- struct{}{}:
+	default: // settleLoop has been told already
+	}
+}
+
+// take waits for results, or until the given time where it is not zero. It returns false when closed and empty.
+func (s *settlements) take(until time.Time) ([]settlement, bool) {
+	for {
+		s.mu.Lock()
+		n := min(len(s.queue), settleAtOnce)
+		batch := s.queue[:n:n]
+		s.queue = s.queue[n:]
+		closed := !s.closed.IsZero()
+		s.mu.Unlock()
+		switch {
+		case n > 0, !until.IsZero() && !time.Now().Before(until):
+			return batch, true
+		case until.IsZero() && closed:
+			return nil, false
+		case until.IsZero():
+			select {
+			case <-s.filled:
+			case <-s.ending:
+			}
+		default:
+			s.pause(time.Until(until))
+		}
+	}
+}
+
+// pause waits for a while, or until there are more results.
+func (s *settlements) pause(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-s.filled:
+	case <-timer.C:
+	}
+}
+
+func (s *settlements) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = time.Now()
+	close(s.ending)
+}
+
+// expired reports whether the loop should give up on what it can't send: it was closed some time ago.
+func (s *settlements) expired() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.closed.IsZero() && time.Since(s.closed) > finishTimeout
+}
+
+// settle notes the result of a delivery that was handed out.
+func (c *consumer) settle(h *handed, err error) {
+	hold := time.Duration(-1)
+	switch {
+	case h.lost.Load():
+		// Whoever has it by now settles it.
+	case err == nil:
+		c.report(settlement{ref: h.ref, handled: &h.Event})
+	case c.handling.Err() == nil:
+		s := c.resultOf(&h.Delivery, err)
+		if s.retry != nil {
+			hold = s.retry.Delay
+		}
+		c.report(s)
+	default:
+		// Interrupted is not failed: the drain cut it off. It stays pending, is handed back, and costs no attempt.
+	}
+	c.count(h, err)
+	if h.hasLent() {
+		c.window.park(-1)
+	} else {
+		c.window.settled()
+	}
+	if hold >= 0 && c.cfg.Policy.PerSubject {
+		c.holdSubject(h, hold)
+	} else {
+		c.next(h)
+	}
+}
+
+// count keeps the numbers that the consumer says of itself, and those that decide about a pause.
+func (c *consumer) count(h *handed, err error) {
+	switch {
+	case err == nil:
+		c.handled.Add(1)
+		h.of.breaker.success()
+	case h.lost.Load() || c.handling.Err() != nil:
+		if h.probe {
+			c.probed(h, false)
+		}
+		return
+	default:
+		c.failed.Add(1)
+		kind, _ := kindOf(&h.Delivery, err)
+		print := fingerprint(kind, err.Error())
+		if !h.probe && h.of.breaker.failure(h.Event.ID, print, time.Now()) {
+			c.trip(h, print, err)
+		}
+	}
+	if h.probe {
+		c.probed(h, err == nil)
+	}
+}
+
+// putOffLimit is how long after its first attempt a delivery may still be put off at no cost of an attempt.
+const putOffLimit = 24 * time.Hour
+
+// resultOf says what becomes of a delivery that failed: it is tried again, or given up.
+func (c *consumer) resultOf(d *Delivery, err error) settlement {
+	var later *RetryAfterError
+	kind, permanent := kindOf(d, err)
+	failures := d.Attempt - d.Crashes // with this one
+	switch limit := c.cfg.Policy.Attempts; {
+	case !permanent && errors.As(err, &later) && time.Since(d.First) < putOffLimit:
+		delay := later.After
+		if delay <= 0 {
+			delay = c.cfg.Policy.Backoff(failures)
+		}
+		return settlement{ref: d.ref, retry: c.retryOf(d, d.Attempt, delay)}
+	case permanent, limit > 0 && failures >= limit:
+		return settlement{ref: d.ref, burial: c.burialOf(d, kind, err)}
+	}
+	return settlement{ref: d.ref, retry: c.retryOf(d, d.Attempt+1, c.cfg.Policy.Backoff(failures))}
+}
+
+// retryOf returns the next attempt of a delivery.
+func (c *consumer) retryOf(d *Delivery, attempt int, delay time.Duration) *redisstream.Retry {
+	e := decoded{Event: d.Event, position: d.Position, crashes: d.Crashes, first: d.First, hop: d.Hop, previous: d.Previous, others: d.others}
+	return &redisstream.Retry{Ref: d.ref, Message: c.again(d.ref, &e, attempt, OriginRetry), Delay: max(0, delay)}
+}
+
+// report puts a result on its way into the log.
+func (c *consumer) report(s settlement) {
+	c.window.reported()
+	c.acks.put(s)
+}
+
+// settleLoop writes results into the log, all that are there in one go, without waiting for more. What can't be written is tried again
+// later and holds nothing else up: acknowledgements are what makes room in a full lane, and a key that refuses concerns its own
+// stream only.
+func (c *consumer) settleLoop() {
+	var left []settlement // that could not be written
+	var again time.Time   // when they are tried again
+	var trouble error
+	backoff := backoffFirst
+	for {
+		batch, more := c.acks.take(again)
+		if !more {
+			return
+		}
+		if len(left) > 0 && !time.Now().Before(again) {
+			batch, left = append(left, batch...), nil
+		}
+		notYet, err := c.write(batch)
+		left = append(left, notYet...)
+		switch {
+		case len(left) == 0:
+			if trouble != nil {
+				c.logger.Info("results are written again")
+			}
+			trouble, again, backoff = nil, time.Time{}, backoffFirst
+			continue
+		case c.acks.expired():
+			c.logger.Warn("results could not be written, their deliveries come again", "deliveries", len(left), "err", err)
+			return
+		case len(notYet) == 0:
+			continue // what was left before waits on
+		}
+		if trouble == nil || redisstream.Classify(trouble) != redisstream.Classify(err) {
+			c.logger.Warn("results can't be written now", "deliveries", len(notYet), "err", c.bus.redisError("settle", "", err))
+		}
+		trouble, again = err, time.Now().Add(backoff)
+		if class := redisstream.Classify(err); class == redisstream.Away || class == redisstream.ReadOnly {
+			time.Sleep(backoff) // nothing can be written
+		}
+		backoff = min(2*backoff, backoffMost)
+	}
+}
+
+// errFull is what keeps a retry from being written.
+var errFull = errors.New("lane or deferred set of the group is full")
+
+// write writes results and returns those that it could not, with the first reason.
+func (c *consumer) write(batch []settlement) (left []settlement, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	acks := make([]redisstream.Ref, 0, len(batch))
+	retries, burials := map[string][]settlement{}, map[string][]settlement{} // by stream
+	for _, s := range batch {
+		switch stream := s.ref.Stream; {
+		case s.retry != nil:
+			retries[stream] = append(retries[stream], s)
+		case s.burial != nil:
+			burials[stream] = append(burials[stream], s)
+		default:
+			acks = append(acks, s.ref)
+			if s.handled != nil { // here, since a hash would make the small stack of a handler's goroutine grow
+				c.done.add(s.handled)
+			}
+		}
+	}
+	if len(acks) > 0 {
+		var settled, notYet []redisstream.Ref
+		settled, notYet, err = c.bus.log.Ack(ctx, c.self, acks)
+		c.window.acked(settled...)
+		for _, ref := range notYet {
+			left = append(left, settlement{ref: ref})
+		}
+	}
+	for stream, batch := range retries {
+		notYet, retryErr := c.writeRetries(ctx, stream, batch)
+		err = cmpErr(err, retryErr)
+		left = append(left, notYet...)
+	}
+	for stream, batch := range burials {
+		notYet, buryErr := c.writeBurials(ctx, stream, batch)
+		err = cmpErr(err, buryErr)
+		left = append(left, notYet...)
+	}
+	return left, err
+}
+
+// writeRetries writes the copies of failed deliveries of one stream and returns those that it could not write.
+func (c *consumer) writeRetries(ctx context.Context, stream string, batch []settlement) (left []settlement, err error) {
+	retries := make([]redisstream.Retry, len(batch))
+	for i, s := range batch {
+		retries[i] = *s.retry
+	}
+	settled, err := c.bus.log.Retry(ctx, c.self, stream, retries)
+	left, full := c.written(batch, settled)
+	if full {
+		err = cmpErr(err, errFull)
+	}
+	c.beatSoon()
+	return left, err
+}
+
+// writeBurials makes dead letters of deliveries of one stream and returns those of which it could not.
+func (c *consumer) writeBurials(ctx context.Context, stream string, batch []settlement) (left []settlement, err error) {
+	burials := make([]redisstream.Burial, len(batch))
+	for i, s := range batch {
+		burials[i] = *s.burial
+	}
+	bounds := redisstream.Bounds{Length: int64(c.cfg.Policy.DeadLetters), Age: c.cfg.Policy.DeadLetterAge}
+	settled, dropped, err := c.bus.log.Bury(ctx, c.self, stream, bounds, burials)
+	left, _ = c.written(batch, settled)
+	if n := len(batch) - len(left); n > 0 {
+		c.logger.Error("deliveries were given up and are dead letters now", "stream", stream, "deliveries", n, "id", batch[0].id(),
+			"hint", fmt.Sprintf("millrace dead ls %s %s", stream, c.cfg.Group))
+	}
+	if dropped > 0 {
+		c.logger.Error("dead letters were lost: the oldest had to go by the bounds of the group", "stream", stream, "dropped", dropped)
+	}
+	return left, err
+}
+
+// written releases what is settled in the log and returns the rest. A delivery that was taken over needs nothing more: whoever took it has
+// it. And where the state of the group was lost it comes again.
+func (c *consumer) written(batch []settlement, settled []redisstream.Settled) (left []settlement, full bool) {
+	for i, s := range batch {
+		switch settled[i] {
+		case redisstream.Full:
+			full = true
+			left = append(left, s)
+			continue
+		case redisstream.Unknown:
+			s.repeated = true
+			left = append(left, s)
+			continue
+		case redisstream.LeaseLost:
+			if !s.repeated { // a repetition finds the delivery settled by the first one, whose answer was lost
+				c.logger.Warn("result of a failed delivery was not written: a peer has taken it over, or the state of the group was lost",
+					"stream", s.ref.Stream, "position", s.ref.ID.String(), "lane", s.ref.Lane, "id", s.id())
+			}
+		}
+		c.window.acked(s.ref)
+	}
+	return left, full
+}

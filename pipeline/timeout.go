@@ -1,0 +1,131 @@
+package pipeline
+
+import (
+	"bytes"
+	"fmt"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"time"
+)
+
+// limiter holds a handler to Policy.Timeout. First its ctx is cancelled. It can't be stopped, so the delivery stays with it until it returns;
+// beyond twice the timeout it counts as stuck, and its place is given to another delivery, for a quarter of all places.
+type limiter struct {
+	timeout time.Duration
+	timer   *time.Timer
+
+	mu    sync.Mutex // guards what follows
+	fired int
+	ended bool
+	lent  bool // its place was given away
+}
+
+// limit begins the time of the handler.
+func (h *handed) limit(timeout time.Duration) {
+	l := &limiter{timeout: timeout}
+	h.limiter = l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer = time.AfterFunc(timeout, func() { l.fire(h) })
+}
+
+func (l *limiter) fire(h *handed) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	if l.fired++; l.fired == 1 {
+		h.ctx.cancel(ErrHandlerTimeout)
+		l.timer.Reset(l.timeout)
+		return
+	}
+	l.lent = h.consumer.stuck(h)
+}
+
+// unlimit ends the time of the handler, which has returned or was never called.
+func (h *handed) unlimit() *limiter {
+	l := h.limiter
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	l.timer.Stop()
+	if l.fired > 1 {
+		h.consumer.unstuck(h)
+	}
+	return l
+}
+
+// judge returns what the result of the handler counts as: whatever it returned after its time was up is a failure.
+func (l *limiter) judge(err error) error {
+	if l == nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fired == 0 {
+		return err
+	}
+	return &TimeoutError{Timeout: l.timeout, Err: err}
+}
+
+// hasLent reports whether the place of the delivery was given away.
+func (h *handed) hasLent() bool {
+	if h.limiter == nil {
+		return false
+	}
+	h.limiter.mu.Lock()
+	defer h.limiter.mu.Unlock()
+	return h.limiter.lent
+}
+
+// stuckHandler is a handler that does not heed the end of its ctx.
+type stuckHandler struct {
+	since time.Time
+	stack string
+}
+
+// stuck notes a handler that has run for twice its time, and reports whether its place was given to another delivery.
+func (c *consumer) stuck(h *handed) (lent bool) {
+	stack := handlerStack(h.Event.ID)
+	c.mu.Lock()
+	c.stuckHandlers[h] = stuckHandler{since: time.Now().Add(-2 * c.cfg.Policy.Timeout), stack: stack}
+	lent = len(c.stuckHandlers) <= c.cfg.InFlight/4
+	c.mu.Unlock()
+	c.logger.Error("handler is stuck: it has run for twice its timeout, and does not heed its context", "stream", h.Stream, "type", h.Event.Type,
+		"id", h.Event.ID, "timeout", c.cfg.Policy.Timeout, "stack", stack)
+	if lent {
+		c.window.settled()
+		c.window.park(1)
+	}
+	return lent
+}
+
+func (c *consumer) unstuck(h *handed) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.stuckHandlers, h)
+}
+
+// LabelDelivery is the profiler label under which package router runs a handler that has a time limit; its value is the event ID. It is how
+// the stack of one that is stuck is found.
+const LabelDelivery = "millrace_delivery"
+
+// handlerStack returns the stack of the goroutine that handles an event; empty where none says that it does.
+func handlerStack(id string) string {
+	var all bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
+		return ""
+	}
+	label := fmt.Sprintf("%q:%q", LabelDelivery, id)
+	for block := range strings.SplitSeq(all.String(), "\n\n") {
+		if strings.Contains(block, label) {
+			return shortened(block, maxStack)
+		}
+	}
+	return ""
+}

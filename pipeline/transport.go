@@ -1,0 +1,96 @@
+package pipeline
+
+import (
+	"context"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// transport keeps streams and what groups have done with them. Redis (internal/redisstream.Client) and memory (memory.go)
+// implement it; one conformance suite holds both to the same rules.
+type transport interface {
+	streamLog
+	groupLog
+	deadLog
+}
+
+// streamLog is the part of a transport that keeps and reads entries. Streams are made by their first append.
+type streamLog interface {
+	// Append stores the messages at the end of the stream, in order, all or none, and returns the ID of the first; the
+	// others follow it with consecutive sequence numbers. The same writer and sequence again stores nothing and returns the same ID.
+	Append(ctx context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error)
+	// Range returns up to count entries from from to to, both included; with reverse the newest first.
+	Range(ctx context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error)
+	// Tail waits until there are entries behind one of the given IDs or block has passed, and returns up to count of each stream.
+	Tail(ctx context.Context, after map[string]redisstream.ID, count int, block time.Duration) (map[string][]redisstream.Entry, error)
+	// Info describes a stream; one that does not exist is not an error.
+	Info(ctx context.Context, stream string) (redisstream.StreamInfo, error)
+	// Groups describes the groups of a stream.
+	Groups(ctx context.Context, stream string) ([]redisstream.GroupInfo, error)
+	// Streams names the streams there are, sorted.
+	Streams(ctx context.Context) ([]string, error)
+}
+
+// groupLog is the part of a transport that hands entries to the consumers of groups and settles them. Each step that
+// settles is atomic and does nothing to a delivery that is no longer pending with this consumer.
+type groupLog interface {
+	// StreamsPerRead is how many streams one Read may name.
+	StreamsPerRead() int
+	// Join makes the group and its lane where they are missing, adds to what the group takes, and beats for the first time.
+	// A group that is gone is made again at its frontier.
+	Join(ctx context.Context, c redisstream.Consumer, j redisstream.Join) (redisstream.Joined, error)
+	// Read hands out up to count entries of each stream and of its lane that no consumer of the group has got yet; it waits up
+	// to block for the first.
+	Read(ctx context.Context, c redisstream.Consumer, streams []string, count int, block time.Duration) ([]redisstream.Delivered, error)
+	// Held returns up to count deliveries of a stream and of its lane that are pending with this consumer, those behind the given
+	// IDs of the two: a reply that was lost leaves entries with a consumer that does not know of them.
+	Held(ctx context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) ([]redisstream.Delivered, error)
+	// Ack settles deliveries as handled. It returns those that are settled, also because their group is gone, and those that
+	// may not be, with the first reason.
+	Ack(ctx context.Context, c redisstream.Consumer, refs []redisstream.Ref) (settled, left []redisstream.Ref, err error)
+	// Retry settles each delivery, all of one stream, by a copy that arrives later. Each is a step of its own and has its
+	// own result; the error is the first reason of those that are Unknown.
+	Retry(ctx context.Context, c redisstream.Consumer, stream string, rs []redisstream.Retry) ([]redisstream.Settled, error)
+	// Bury gives deliveries up, all of one stream: they go to the dead letters. Results are as those of Retry; dropped is how many
+	// older dead letters had to go by the bounds.
+	Bury(ctx context.Context, c redisstream.Consumer, stream string, bounds redisstream.Bounds, burials []redisstream.Burial) (settled []redisstream.Settled, dropped int, err error)
+	// Lose settles a delivery whose entry is gone and counts it as lost.
+	Lose(ctx context.Context, c redisstream.Consumer, ref redisstream.Ref) error
+	// Waiting names the types of which events wait for a consumer that handles them (see Retry.Waiting), and since when the oldest does.
+	Waiting(ctx context.Context, stream, group string) (map[string]time.Time, error)
+	// Fetch hands up to count events that wait for a consumer of one of the types to this one, the oldest of each type first.
+	Fetch(ctx context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error)
+	// Skip settles deliveries, all of one stream, whose types are outside of the group's patterns of this version, and counts
+	// them by type. With patterns of another version it does nothing and says Changed; those no longer pending with this
+	// consumer are passed over.
+	Skip(ctx context.Context, c redisstream.Consumer, stream string, skips []redisstream.Skip, version int64) (redisstream.Settled, error)
+	// Beat tells the group of one stream that this consumer lives, moves what is due from the deferred set to the
+	// lane, and reports on the group.
+	Beat(ctx context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error)
+	// TakeOver moves up to 100 deliveries of the peer to this consumer if the peer's beat is still the given one, and forgets
+	// the peer when it holds none any more.
+	TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer) ([]redisstream.Delivered, error)
+	// Suspect raises the delivery count of a delivery that was taken over, just before its handler starts, and returns the count
+	// before; 0 when it is no longer pending with this consumer.
+	Suspect(ctx context.Context, c redisstream.Consumer, ref redisstream.Ref) (int, error)
+	// Strangers takes up to 100 deliveries that consumers without a beat have left pending for longer than idle.
+	Strangers(ctx context.Context, c redisstream.Consumer, stream string, idle time.Duration) ([]redisstream.Delivered, error)
+	// Renew makes deliveries of one stream look fresh to other software, and returns those no longer pending with this consumer.
+	Renew(ctx context.Context, c redisstream.Consumer, stream string, refs []redisstream.Ref) (gone []redisstream.Ref, err error)
+	// Leave marks this consumer as gone; what it still holds may be taken over at once, at no cost of an attempt.
+	Leave(ctx context.Context, c redisstream.Consumer, stream string) error
+}
+
+// deadLog is the part of a transport that operators use: what groups gave up on, what they are to be given again, and pauses.
+type deadLog interface {
+	// Dead returns up to count dead letters of a group from from to to, both included; with reverse the newest first.
+	Dead(ctx context.Context, stream, group string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error)
+	// Discard deletes dead letters and returns how many were there.
+	Discard(ctx context.Context, stream, group string, ids []redisstream.ID) (int, error)
+	// Enqueue puts copies into the lane of a group until it is full. It returns how many were put there and how many were looked at: a
+	// dead letter that is gone is passed over.
+	Enqueue(ctx context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error)
+	// Pause changes what is written about the pause of a group, if it is still what the caller saw, and reports whether it did.
+	Pause(ctx context.Context, stream, group, seen, text string) (bool, error)
+}

@@ -1,0 +1,35 @@
+package pipeline
+
+import (
+	"testing"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// The answer of the log to "what is pending with me?" is older than what was settled while it was on its way.
+func TestWhatIsSettledWhileItIsListedIsNotRunAgain(t *testing.T) {
+	t.Parallel()
+	entry := func(ms uint64) redisstream.Delivered {
+		return redisstream.Delivered{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: ms}}}
+	}
+	running, settled, unknown := entry(1), entry(2), entry(3)
+	var w window
+	w.init(10)
+	w.hold([]redisstream.Delivered{running, settled})
+
+	listed, fresh, err := w.holdListed(func() ([]redisstream.Delivered, error) {
+		pending := []redisstream.Delivered{running, settled, unknown}
+		w.release(settled.Ref)
+		return pending, nil
+	})
+	if err != nil || listed != 3 || len(fresh) != 1 || fresh[0].Ref != unknown.Ref {
+		t.Errorf("listed %d, fresh %v, error %v; want 3 and only what was unknown", listed, fresh, err)
+	}
+	if room := w.room(); room != 8 {
+		t.Errorf("room %d, want 8: what runs and what was unknown are held", room)
+	}
+	// A later listing that still has it says that the settlement was undone: the entry is pending again.
+	if _, fresh, _ := w.holdListed(func() ([]redisstream.Delivered, error) { return []redisstream.Delivered{settled}, nil }); len(fresh) != 1 {
+		t.Errorf("%d fresh entries, want the one that is pending again", len(fresh))
+	}
+}
