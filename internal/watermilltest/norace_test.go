@@ -1,0 +1,5 @@
+//go:build !race
+
+package watermilltest
+
+const raceEnabled = false
