@@ -1,0 +1,240 @@
+//go:build unix
+
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rishi-platform/millrace/pipeline"
+	"github.com/rishi-platform/millrace/router"
+)
+
+// ExecConfig varies Exec. The zero value is useful.
+type ExecConfig struct {
+	// Stdout and Stderr get what the commands write. Default: it is dropped.
+	Stdout, Stderr io.Writer
+	// Env returns variables ("NAME=value") to set besides ours: TRACEPARENT. Default: none.
+	Env func(ctx context.Context, d *pipeline.Delivery) []string
+	// KillAfter is how long a command may go on after SIGTERM, and how long after its end the handler waits for processes
+	// that it left behind with its output open. Default: 5 s.
+	KillAfter time.Duration
+}
+
+// ExitError is the failure of a command.
+type ExitError struct {
+	Code   int            // exit status; -1 where a signal ended it
+	Signal syscall.Signal // that ended it; 0 where it exited
+	Stderr string         // the last lines that it wrote to stderr, at most 4 KiB
+	Err    error          // why the handler stopped it: the cause of ctx; nil where it ended by itself
+}
+
+func (e *ExitError) Error() string {
+	var text string
+	switch {
+	case e.Err != nil:
+		text = "command was stopped: " + e.Err.Error()
+	case e.Signal != 0:
+		text = "command was ended by signal: " + e.Signal.String()
+	default:
+		text = "command exited with status " + strconv.Itoa(e.Code)
+	}
+	if last := e.Stderr[strings.LastIndexByte(e.Stderr, '\n')+1:]; last != "" {
+		text += ": " + last
+	}
+	return text
+}
+
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// ErrorType is the stable, low-cardinality name of the error for telemetry.
+func (e *ExitError) ErrorType() string {
+	switch {
+	case e.Err != nil:
+		return "stopped"
+	case e.Signal != 0:
+		return "signal"
+	}
+	return "exit_" + strconv.Itoa(e.Code)
+}
+
+// Exec returns a handler that runs command for each event, as /bin/sh -c command in a process group of its own. The
+// command gets the CloudEvent as one line of JSON on stdin, which it need not read, and in its environment, besides that of
+// this process, MILLRACE_EVENT_ID, MILLRACE_EVENT_TYPE, MILLRACE_STREAM, MILLRACE_POSITION, MILLRACE_SUBJECT,
+// MILLRACE_GROUP, MILLRACE_ATTEMPT and MILLRACE_CORRELATION_ID.
+//
+// Exit status 0 acknowledges the event. 100 says that no retry will help: the event becomes a dead letter. 101 says "later", at no cost of an
+// attempt: after the time that the last line of its output names ("retry-after: 30s"), else after the back-off of the group. Anything else, a
+// signal included, is a failure. The error wraps an *ExitError in each case. When ctx ends, the process group
+// gets SIGTERM, and SIGKILL after KillAfter; a command that exits with 0 on SIGTERM has failed too, since nobody knows
+// whether it was done. Processes that a command left in the background when it exited by itself are not touched.
+func Exec(command string, cfg ExecConfig) router.Handler {
+	if cfg.KillAfter == 0 {
+		cfg.KillAfter = 5 * time.Second
+	}
+	mu := new(sync.Mutex) // commands run at the same time, and Stdout and Stderr may be the same writer
+	cfg.Stdout, cfg.Stderr = shared(cfg.Stdout, mu), shared(cfg.Stderr, mu)
+	return func(ctx context.Context, d *pipeline.Delivery) error {
+		input, err := json.Marshal(d.Event)
+		if err != nil {
+			return fmt.Errorf("run command: %w", err)
+		}
+		env := environment(d)
+		if cfg.Env != nil {
+			env = append(env, cfg.Env(ctx, d)...)
+		}
+		return run(ctx, command, append(input, '\n'), env, cfg)
+	}
+}
+
+// run runs one command to its end. os/exec sees to it that a command which does not read its input is no failure
+// (EPIPE), and that processes which keep the pipes open do not hold it up for longer than WaitDelay.
+func run(ctx context.Context, command string, input []byte, env []string, cfg ExecConfig) error {
+	var (
+		stdout  tail
+		stderr  tail
+		stopped time.Time // when the group got SIGTERM
+	)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin = bytes.NewReader(input)
+	cmd.Stdout = &stdout
+	if cfg.Stdout != nil {
+		cmd.Stdout = io.MultiWriter(&stdout, cfg.Stdout)
+	}
+	cmd.Stderr = &stderr
+	if cfg.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(&stderr, cfg.Stderr)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = cfg.KillAfter
+	cmd.Cancel = func() error {
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
+			return os.ErrProcessDone // it has ended by itself; what it ended with counts
+		}
+		stopped = time.Now()
+		return nil
+	}
+
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		return fmt.Errorf("run command: %w", err)
+	}
+	if !stopped.IsZero() {
+		endGroup(cmd.Process.Pid, stopped.Add(cfg.KillAfter))
+	}
+	// What else Run returns after a success, that output could not be passed on or is still open, is no failure of the command.
+	if err == nil || cmd.ProcessState.Success() && stopped.IsZero() {
+		return nil
+	}
+	exit := &ExitError{Code: cmd.ProcessState.ExitCode(), Stderr: stderr.String()}
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		exit.Signal = status.Signal()
+	}
+	switch {
+	case !stopped.IsZero():
+		exit.Err = context.Cause(ctx)
+	case exit.Code == exitPermanent:
+		return router.Permanent(exit)
+	case exit.Code == exitLater:
+		return router.RetryAfter(exit, retryAfter(stdout.String()))
+	}
+	return exit
+}
+
+// The exit statuses with a meaning of their own (DESIGN §15).
+const (
+	exitPermanent = 100
+	exitLater     = 101
+)
+
+// retryAfter reads the wait out of the last line of a command's output; 0 where it names none.
+func retryAfter(output string) time.Duration {
+	last := strings.TrimSpace(output[strings.LastIndexByte(output, '\n')+1:])
+	text, named := strings.CutPrefix(last, "retry-after:")
+	wait, err := time.ParseDuration(strings.TrimSpace(text))
+	if !named || err != nil {
+		return 0
+	}
+	return max(0, wait)
+}
+
+// endGroup waits until the process group is gone, and kills what is left of it at the deadline. All but its leader are no
+// children of ours, so there is nothing to wait on: it has to ask.
+func endGroup(pgid int, deadline time.Time) {
+	for time.Now().Before(deadline) {
+		if err := syscall.Kill(-pgid, 0); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	_ = syscall.Kill(-pgid, syscall.SIGKILL) // it may be gone by now
+}
+
+// environment is what a command learns of its delivery besides the event itself.
+func environment(d *pipeline.Delivery) []string {
+	vars := [][2]string{
+		{"MILLRACE_EVENT_ID", d.Event.ID},
+		{"MILLRACE_EVENT_TYPE", d.Event.Type},
+		{"MILLRACE_STREAM", d.Stream},
+		{"MILLRACE_POSITION", string(d.Position)},
+		{"MILLRACE_SUBJECT", d.Event.Subject},
+		{"MILLRACE_GROUP", d.Group},
+		{"MILLRACE_ATTEMPT", strconv.Itoa(d.Attempt)},
+		{"MILLRACE_CORRELATION_ID", d.Event.CorrelationID},
+	}
+	env := make([]string, len(vars))
+	for i, v := range vars {
+		// With a NUL byte in its environment no command would ever start, so one in a subject would fail for ever.
+		env[i] = v[0] + "=" + strings.ReplaceAll(v[1], "\x00", "")
+	}
+	return env
+}
+
+// shared returns a writer for several commands at once. A file needs no lock: a command gets it as it is.
+func shared(w io.Writer, mu *sync.Mutex) io.Writer {
+	if _, isFile := w.(*os.File); isFile || w == nil {
+		return w
+	}
+	return &lockedWriter{mu: mu, w: w}
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// maxTail bounds what a tail keeps.
+const maxTail = 4 << 10
+
+// tail keeps the last maxTail bytes that were written to it.
+type tail struct{ kept []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.kept = append(t.kept, p[max(0, len(p)-maxTail):]...)
+	if over := len(t.kept) - maxTail; over > 0 {
+		t.kept = append(t.kept[:0], t.kept[over:]...)
+	}
+	return len(p), nil
+}
+
+// String is what was kept, as text, without the line feed at its end.
+func (t *tail) String() string {
+	return strings.TrimSpace(strings.ToValidUTF8(string(t.kept), "\uFFFD"))
+}

@@ -1,0 +1,203 @@
+//go:build unix
+
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rishi-platform/millrace/pipeline"
+)
+
+func TestExecPassesTheEventToTheCommand(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	handle := Exec(`env | grep -E '^(MILLRACE_|TRACEPARENT)' | sort; cat`, ExecConfig{
+		Stdout: &out,
+		Env: func(_ context.Context, d *pipeline.Delivery) []string {
+			return []string{"TRACEPARENT=of " + d.Event.ID}
+		},
+	})
+	d := delivery(`"` + strings.Repeat("x", 1<<20) + `"`)
+	d.Event.Subject = "invoice/\x007" // no environment can hold a NUL
+	if err := handle(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	env, event, _ := strings.Cut(out.String(), "{")
+	want := `MILLRACE_ATTEMPT=2
+MILLRACE_CORRELATION_ID=abc-1
+MILLRACE_EVENT_ID=e-1
+MILLRACE_EVENT_TYPE=invoice.issued
+MILLRACE_GROUP=mail
+MILLRACE_POSITION=1764000000000-3
+MILLRACE_STREAM=invoice
+MILLRACE_SUBJECT=invoice/7
+TRACEPARENT=of e-1
+`
+	if diff := cmp.Diff(want, env); diff != "" {
+		t.Errorf("environment: -want +got:\n%s", diff)
+	}
+	var got struct{ ID, Data string }
+	if err := json.Unmarshal([]byte("{"+event), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.ID != "e-1" || len(got.Data) != 1<<20 || !strings.HasSuffix(event, "}\n") {
+		t.Errorf("got an event of %d bytes on stdin that is not what was sent as one line", len(event))
+	}
+}
+
+func TestExecFailsUnlessTheCommandExitsWithZero(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		command string
+		want    ExitError
+		text    string
+	}{
+		"status":       {`exit 3`, ExitError{Code: 3}, "command exited with status 3"},
+		"stderr":       {`echo a >&2; echo b >&2; exit 1`, ExitError{Code: 1, Stderr: "a\nb"}, "command exited with status 1: b"},
+		"signal":       {`kill -TERM $$`, ExitError{Code: -1, Signal: syscall.SIGTERM}, "command was ended by signal: terminated"},
+		"unread input": {`exec <&-; exit 4`, ExitError{Code: 4}, "command exited with status 4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := Exec(test.command, ExecConfig{})(t.Context(), delivery(`"`+strings.Repeat("x", 1<<20)+`"`))
+			var got *ExitError
+			if !errors.As(err, &got) {
+				t.Fatalf("got %v, want an *ExitError", err)
+			}
+			if diff := cmp.Diff(test.want, *got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if got.Error() != test.text {
+				t.Errorf("got %q, want %q", got.Error(), test.text)
+			}
+		})
+	}
+}
+
+func TestExecKeepsTheEndOfStderr(t *testing.T) {
+	t.Parallel()
+	var all bytes.Buffer
+	err := Exec(`i=0; while [ $i -lt 2000 ]; do echo "line $i" >&2; i=$((i+1)); done; exit 1`, ExecConfig{Stderr: &all})(t.Context(), delivery(`{}`))
+	var got *ExitError
+	if !errors.As(err, &got) {
+		t.Fatalf("got %v, want an *ExitError", err)
+	}
+	if len(got.Stderr) > 4<<10 || !strings.HasSuffix(got.Stderr, "line 1998\nline 1999") {
+		t.Errorf("got %d bytes that end in %q, want at most 4 KiB up to line 1999", len(got.Stderr), got.Stderr[max(0, len(got.Stderr)-30):])
+	}
+	if lines := strings.Count(all.String(), "\n"); lines != 2000 {
+		t.Errorf("got %d lines passed on, want all 2000", lines)
+	}
+}
+
+func TestExecTakesACommandThatDoesNotReadItsInput(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{`true`, `exec <&-`, `head -c 1 >/dev/null`} {
+		if err := Exec(command, ExecConfig{})(t.Context(), delivery(`"`+strings.Repeat("x", 1<<20)+`"`)); err != nil {
+			t.Errorf("%s: got %v, want nil", command, err)
+		}
+	}
+}
+
+func TestExecDoesNotWaitForWhatACommandLeavesBehind(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pid")
+	var out bytes.Buffer // a pipe, since it is no file, which what is left behind keeps open
+	err := Exec(`sleep 600 & echo $! >`+file, ExecConfig{Stdout: &out, KillAfter: 50 * time.Millisecond})(t.Context(), delivery(`{}`))
+	if err != nil {
+		t.Errorf("got %v, want nil: the command itself exited with 0", err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Errorf("kill what was left behind: got %v, want it alive", err)
+	}
+}
+
+// TestExecEndsTheWholeGroupWithItsContext holds the stdout of the commands as a pipe of its own: the end of file is read
+// only when the last process that had it open is gone.
+func TestExecEndsTheWholeGroupWithItsContext(t *testing.T) {
+	t.Parallel()
+	errStop := errors.New("time to go")
+	for name, test := range map[string]struct {
+		command   string
+		killAfter time.Duration
+		want      ExitError
+	}{
+		"SIGTERM ends it": {
+			`sleep 600 & echo ready; wait`, 10 * time.Second, ExitError{Code: -1, Signal: syscall.SIGTERM},
+		},
+		"SIGTERM is ignored": {
+			`trap '' TERM; sleep 600 & echo ready; wait`, 50 * time.Millisecond, ExitError{Code: -1, Signal: syscall.SIGKILL},
+		},
+		"a child ignores SIGTERM": {
+			`(trap '' TERM; exec 2>&-; echo ready; exec sleep 600) & wait`, 50 * time.Millisecond, ExitError{Code: -1, Signal: syscall.SIGTERM},
+		},
+		"SIGTERM makes it exit with 0": {
+			`trap 'exit 0' TERM; sleep 600 & echo ready; wait`, 10 * time.Second, ExitError{},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			ctx, stop := context.WithCancelCause(t.Context())
+			failed := make(chan error, 1)
+			go func() {
+				failed <- Exec(test.command, ExecConfig{Stdout: w, KillAfter: test.killAfter})(ctx, delivery(`{}`))
+				w.Close()
+			}()
+			ready := make([]byte, len("ready\n"))
+			if _, err := io.ReadFull(r, ready); err != nil {
+				t.Fatal(err)
+			}
+			stop(errStop)
+
+			err = <-failed
+			var got *ExitError
+			if !errors.As(err, &got) || !errors.Is(err, errStop) {
+				t.Fatalf("got %v, want an *ExitError that is %v", err, errStop)
+			}
+			got.Err = nil
+			if diff := cmp.Diff(test.want, *got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if _, err := io.ReadAll(r); err != nil { // hangs where a process has survived
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestExecStartsNothingOnceItsContextHasEnded(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out bytes.Buffer
+	err := Exec(`echo started`, ExecConfig{Stdout: &out})(ctx, delivery(`{}`))
+	if !errors.Is(err, context.Canceled) || out.Len() > 0 {
+		t.Errorf("got %v and output %q, want context.Canceled and none", err, out.String())
+	}
+}

@@ -1,0 +1,190 @@
+package httpapi
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rishi-platform/millrace/pipeline"
+)
+
+const (
+	defaultLimit = 50
+	maxLimit     = 1000
+	// scanLimit is how many entries one request looks at: a filter that matches nothing must not read a whole server.
+	scanLimit = 100_000
+)
+
+// parameter is a query parameter of history.
+type parameter struct {
+	name, doc string
+	values    []any // those that there are, the default first; nil: any text
+}
+
+var historyParameters = []parameter{
+	{name: "eventType", doc: "event type or pattern (booking.*, **), may be repeated"},
+	{name: "subject", doc: "of this subject"},
+	{name: "correlationId", doc: "of this correlation ID"},
+	{name: "organizationId", doc: "of this tenant"},
+	{name: "userId", doc: "caused by this user"},
+	{name: "since", doc: "stored at this time or later: RFC 3339, or a duration ago such as 2h"},
+	{name: "until", doc: "stored before this time: RFC 3339, or a duration ago"},
+	{name: "after", doc: "cursor: next of the last page"},
+	{name: "limit", doc: "how many events a page has at most: 1 to 1000, default 50"},
+	{name: "order", doc: "desc: the newest first; asc: the oldest first", values: []any{"desc", "asc"}},
+	{name: "source", doc: "redis, local (recent events of this instance), or all", values: []any{"all", "redis", "local"}},
+}
+
+// page is the answer to a history request.
+type page struct {
+	Events   []pipeline.Record `json:"events"`
+	Next     *string           `json:"next" doc:"cursor of the next page; null at the end"`
+	Complete bool              `json:"complete" doc:"false when the scan limit was reached; next goes on"`
+}
+
+func (a *api) history(w http.ResponseWriter, r *http.Request) {
+	query, limit, faults := parseHistory(r)
+	if len(faults) > 0 {
+		a.problem(w, invalid(faults...))
+		return
+	}
+	answer := page{Events: []pipeline.Record{}, Complete: true}
+	for record, err := range a.bus.History(r.Context(), query) {
+		var scan *pipeline.ScanLimitError
+		switch {
+		case errors.As(err, &scan):
+			answer.Complete, answer.Next = false, cursorText(scan.Cursor)
+			continue
+		case err != nil:
+			a.problem(w, a.problemOf(r, err, func(f pipeline.Fault) fault { return fault{"query." + f.Field, f.Reason} }))
+			return
+		case len(answer.Events) == limit: // one more than was asked for: there is a next page
+			answer.Next = cursorText(answer.Events[limit-1].Cursor())
+			continue
+		}
+		answer.Events = append(answer.Events, record)
+	}
+	if wantsBatch(r.Header) {
+		a.write(w, http.StatusOK, typeBatch, answer.Events)
+		return
+	}
+	a.write(w, http.StatusOK, typeJSON, answer)
+}
+
+func cursorText(cursor string) *string {
+	text := base64.RawURLEncoding.EncodeToString([]byte(cursor))
+	return &text
+}
+
+// wantsBatch reports whether the client asks for a bare batch of CloudEvents.
+func wantsBatch(h http.Header) bool {
+	for _, accepted := range strings.Split(strings.Join(h.Values("Accept"), ","), ",") {
+		mediaType, parameters, err := mime.ParseMediaType(accepted)
+		if quality, e := strconv.ParseFloat(parameters["q"], 64); err == nil && mediaType == typeBatch && (e != nil || quality > 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkParameters returns a fault for each query parameter that is none, and for each that has a value which is none of its values: a typo
+// must not be taken for "everything".
+func checkParameters(r *http.Request, known []parameter) []fault {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // URL.Query would leave out what it can't read
+		return []fault{{"query", "is not well-formed"}}
+	}
+	var names []string
+	var faults []fault
+	for _, p := range known {
+		names = append(names, p.name)
+		if text := values.Get(p.name); text != "" && p.values != nil && !slices.Contains(p.values, any(text)) {
+			faults = append(faults, fault{"query." + p.name, fmt.Sprintf("want one of %v", p.values)})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		switch {
+		case len(names) == 0:
+			faults = append(faults, fault{"query", "has a parameter, and there are none"})
+		case !slices.Contains(names, name):
+			faults = append(faults, fault{"query", "has an unknown parameter; known are " + strings.Join(names, ", ")})
+		case len(values[name]) > 1 && name != "eventType":
+			faults = append(faults, fault{"query." + name, "is given twice"})
+		}
+	}
+	return faults
+}
+
+// parseHistory reads the parameters. The query asks for one event more than the limit, to know whether there is a next page.
+func parseHistory(r *http.Request) (q pipeline.Query, limit int, faults []fault) {
+	values := r.URL.Query()
+	wrong := func(name, message string) { faults = append(faults, fault{"query." + name, message}) }
+
+	q = pipeline.Query{
+		Patterns: values["eventType"], Subject: values.Get("subject"), CorrelationID: values.Get("correlationId"),
+		OrganizationID: values.Get("organizationId"), UserID: values.Get("userId"), Scan: scanLimit, Newest: values.Get("order") != "asc",
+	}
+	for _, p := range q.Patterns {
+		if pipeline.CheckPattern(p) != nil {
+			wrong("eventType", "want a type, with * for any one segment and ** for all that follow: booking.*")
+		}
+	}
+	limit = defaultLimit
+	if text, given := values["limit"]; given {
+		n, err := strconv.Atoi(text[0])
+		if err != nil || n < 1 || n > maxLimit {
+			wrong("limit", fmt.Sprintf("want 1 to %d", maxLimit))
+		} else {
+			limit = n
+		}
+	}
+	q.Limit = limit + 1
+	if source := values.Get("source"); source != "all" {
+		q.Source = pipeline.Source(source)
+	}
+	now := time.Now()
+	for _, bound := range []struct {
+		name   string
+		target *time.Time
+	}{{"since", &q.Since}, {"until", &q.Until}} {
+		if text := values.Get(bound.name); text != "" {
+			t, err := timeOf(text, now)
+			if err != nil {
+				wrong(bound.name, "want a time as in RFC 3339, or a duration such as 2h")
+			}
+			*bound.target = t
+		}
+	}
+	if !q.Until.IsZero() && q.Until.Before(q.Since) {
+		wrong("until", "is before since")
+	}
+	if text := values.Get("after"); text != "" {
+		cursor, err := base64.RawURLEncoding.DecodeString(text)
+		if err != nil || pipeline.CheckCursor(string(cursor)) != nil {
+			wrong("after", "want the next of an earlier page")
+		}
+		q.Cursor = string(cursor)
+	}
+	return q, limit, faults
+}
+
+// timeOf reads a time, or how long before now it was. One before 1970 is 1970: nothing was stored earlier, and the zero time would
+// mean that there is no bound.
+func timeOf(text string, now time.Time) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, text)
+	if ago, e := time.ParseDuration(text); e == nil && ago >= 0 {
+		t, err = now.Add(-ago), nil
+	}
+	if epoch := time.Unix(0, 0); err == nil && t.Before(epoch) {
+		t = epoch
+	}
+	return t, err
+}

@@ -1,0 +1,172 @@
+package handlers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rishi-platform/millrace/pipeline"
+	"github.com/rishi-platform/millrace/router"
+)
+
+// hook returns a handler that posts to a server with the given behaviour, below the path and query given.
+func hook(t *testing.T, path string, cfg WebhookConfig, serve http.HandlerFunc) router.Handler {
+	t.Helper()
+	server := httptest.NewServer(serve)
+	t.Cleanup(server.Close)
+	cfg.Transport = server.Client().Transport
+	handle, err := Webhook(server.URL+path, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return handle
+}
+
+func TestWebhookPostsACloudEvent(t *testing.T) {
+	t.Parallel()
+	payload := strings.Repeat("x", 1<<20)
+	type request struct {
+		Method, Path, ContentType, Correlation, Group, Attempt, Trace string
+	}
+	var (
+		got  request
+		body []byte
+	)
+	handle := hook(t, "/events?token=t", WebhookConfig{
+		Header: func(_ context.Context, d *pipeline.Delivery) http.Header {
+			return http.Header{"Traceparent": {"of " + d.Event.ID}, "Content-Type": {"text/plain"}}
+		},
+	}, func(_ http.ResponseWriter, r *http.Request) {
+		got = request{
+			r.Method, r.URL.String(), r.Header.Get("Content-Type"), r.Header.Get("X-Correlation-ID"),
+			r.Header.Get("Millrace-Group"), r.Header.Get("Millrace-Attempt"), r.Header.Get("traceparent"),
+		}
+		body, _ = io.ReadAll(r.Body)
+	})
+	if err := handle(t.Context(), delivery(`"`+payload+`"`)); err != nil {
+		t.Fatal(err)
+	}
+	want := request{"POST", "/events?token=t", "application/cloudevents+json", "abc-1", "mail", "2", "of e-1"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("request: -want +got:\n%s", diff)
+	}
+	var event struct{ SpecVersion, ID, Type, Data string }
+	if err := json.Unmarshal(body, &event); err != nil {
+		t.Fatal(err)
+	}
+	if event.SpecVersion != "1.0" || event.ID != "e-1" || event.Type != "invoice.issued" || event.Data != payload {
+		t.Errorf("got a body of %d bytes that is not the event", len(body))
+	}
+}
+
+func TestWebhookStatus(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		status int
+		acks   bool
+	}{
+		{200, true}, {202, true}, {204, true}, {299, true},
+		{302, false}, {304, false}, {307, false}, {308, false}, {400, false}, {404, false}, {429, false}, {500, false}, {503, false},
+	} {
+		t.Run(http.StatusText(test.status), func(t *testing.T) {
+			t.Parallel()
+			handle := hook(t, "/in?token=secret", WebhookConfig{}, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/elsewhere" {
+					t.Error("a redirect was followed")
+				}
+				w.Header().Set("Location", "/elsewhere")
+				w.WriteHeader(test.status)
+			})
+			err := handle(t.Context(), delivery(`{}`))
+			if test.acks {
+				if err != nil {
+					t.Fatalf("got %v, want nil", err)
+				}
+				return
+			}
+			var status *StatusError
+			if !errors.As(err, &status) || status.Status != test.status {
+				t.Fatalf("got %v, want a *StatusError with status %d", err, test.status)
+			}
+			if text := err.Error(); !strings.Contains(text, "/in: status") || strings.Contains(text, "secret") {
+				t.Errorf("got %q, want the URL without its query, and the status", text)
+			}
+		})
+	}
+}
+
+func TestWebhookReadsABoundedPartOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	stopped := make(chan struct{})
+	handle := hook(t, "/", WebhookConfig{Timeout: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
+		defer close(stopped)
+		chunk := make([]byte, 32<<10)
+		for {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	if err := handle(t.Context(), delivery(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	<-stopped
+}
+
+func TestWebhookEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	handle := hook(t, "/", WebhookConfig{}, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // the server notices a client that is gone only once the body was read
+		cancel()
+		<-r.Context().Done()
+	})
+	if err := handle(ctx, delivery(`{}`)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+func TestWebhookTimesOut(t *testing.T) {
+	t.Parallel()
+	handle := hook(t, "/", WebhookConfig{Timeout: 20 * time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	if err := handle(t.Context(), delivery(`{}`)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want context.DeadlineExceeded", err)
+	}
+}
+
+func TestWebhookKeepsSecretsOutOfItsErrors(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	server.Close() // its port refuses connections now
+	handle, err := Webhook(strings.Replace(server.URL, "http://", "http://me:secret@", 1)+"/in?token=secret", WebhookConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = handle(t.Context(), delivery(`{}`))
+	if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), server.URL+"/in") {
+		t.Errorf("got %v, want an error that names %s/in and no secret", err, server.URL)
+	}
+}
+
+func TestWebhookRefusesBadConfiguration(t *testing.T) {
+	t.Parallel()
+	for _, target := range []string{"", "example.com/in", "/in", "ftp://example.com", "http://", "http://u:secret@[::1/in", "http://h/%zz?secret"} {
+		if _, err := Webhook(target, WebhookConfig{}); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: got %v, want an error without secrets", target, err)
+		}
+	}
+	if _, err := Webhook("http://localhost", WebhookConfig{Timeout: -1}); err == nil {
+		t.Error("negative timeout: got nil, want an error")
+	}
+}
