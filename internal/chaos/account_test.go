@@ -1,0 +1,65 @@
+package chaos
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Each rule is broken once, and kept once.
+func TestAccount(t *testing.T) {
+	t.Parallel()
+	begin := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+	run := func(process, attempt, from, to int, failed bool) Run {
+		r := Run{Group: Flaky, ID: "e", Attempt: attempt, Process: process, Begin: at(from), Failed: failed}
+		if to > 0 {
+			r.End = at(to)
+		}
+		return r
+	}
+	for name, test := range map[string]struct {
+		runs    []Run
+		dead    bool
+		trouble []Trouble
+		finding string // empty: none
+		excused string
+	}{
+		"handled once":                    {runs: []Run{run(1, 1, 0, 10, false)}},
+		"missing":                         {finding: "missing"},
+		"dead":                            {runs: []Run{run(1, 1, 0, 10, true)}, dead: true},
+		"failed and gone":                 {runs: []Run{run(1, 1, 0, 10, true)}, finding: "never handled"},
+		"retried":                         {runs: []Run{run(1, 1, 0, 10, true), run(2, 2, 50, 60, false)}},
+		"wrong attempt":                   {runs: []Run{run(1, 1, 0, 10, true), run(2, 1, 50, 60, false)}, finding: "attempt 1 after 1 failures"},
+		"twice":                           {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, finding: "handled again"},
+		"at the same time":                {runs: []Run{run(1, 1, 0, 100, true), run(2, 1, 50, 60, false)}, finding: "handled again"},
+		"killed during it":                {runs: []Run{run(1, 1, 0, 0, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}}, excused: "killed"},
+		"killed just after it":            {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(59), at(59)}}, excused: "killed"},
+		"killed later":                    {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 90, 99, false)}, trouble: []Trouble{{"killed", 1, at(61), at(61)}}, finding: "handled again"},
+		"another was killed":              {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 3, at(5), at(5)}}, finding: "handled again"},
+		"stopped is no excuse":            {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"stopped", 1, at(5), at(20)}}, finding: "handled again"},
+		"frozen for long":                 {runs: []Run{run(1, 1, 0, 9000, false), run(2, 1, 8000, 8010, false)}, trouble: []Trouble{{"frozen", 1, at(5), at(8500)}}, excused: "frozen"},
+		"frozen for a moment":             {runs: []Run{run(1, 1, 0, 9000, false), run(2, 1, 8000, 8010, false)}, trouble: []Trouble{{"frozen", 1, at(5), at(3000)}}, finding: "handled again"},
+		"group destroyed":                 {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 500, 510, false)}, trouble: []Trouble{{"group destroyed", 0, at(400), at(400)}}, excused: "group destroyed"},
+		"without an end in a live one":    {runs: []Run{run(1, 1, 0, 0, false)}, dead: true, finding: "never ended"},
+		"killed, and nobody took over":    {runs: []Run{run(1, 1, 0, 0, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}}, finding: "never handled"},
+		"the result of a failure is lost": {runs: []Run{run(1, 1, 0, 10, true), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(12), at(12)}}},
+	} {
+		l := Ledger{Published: map[string]bool{"e": true}, Trouble: test.trouble, Runs: append(test.runs, Run{Group: Steady, ID: "e", Attempt: 1, Process: 9, Begin: at(0), End: at(1)})}
+		if test.dead {
+			l.Dead = map[string]map[string]bool{Flaky: {"e": true}}
+		}
+		r := Account(l)
+		switch {
+		case test.finding == "" && len(r.Findings) > 0, test.finding != "" && len(r.Findings) == 0:
+			t.Errorf("%s: found %v, want %q", name, r.Findings, test.finding)
+		case test.finding != "" && !slices.ContainsFunc(r.Findings, func(f Finding) bool { return strings.Contains(f.Rule, test.finding) }):
+			t.Errorf("%s: found %v, want %q", name, r.Findings, test.finding)
+		}
+		if got := strings.Join(slices.Collect(maps.Keys(r.Excused)), " "); got != test.excused {
+			t.Errorf("%s: excused by %q, want %q", name, got, test.excused)
+		}
+	}
+}

@@ -1,0 +1,67 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rishi-platform/millrace/pipeline"
+	"github.com/rishi-platform/millrace/router"
+)
+
+// Work handles events of the stream "chaos" in both groups until ctx ends, drains, and reports each run to out.
+func Work(ctx context.Context, addr string, out io.Writer, log *slog.Logger) error {
+	bus, err := pipeline.Open(ctx, pipeline.Config{Redis: &redis.UniversalOptions{Addrs: []string{addr}}, Service: "chaos", Logger: log})
+	if err != nil {
+		return err
+	}
+	r := router.New(bus, router.Config{Logger: log, DrainTimeout: 10 * time.Second})
+	policy := router.Policy{InFlight: 128, Backoff: func(failures int) time.Duration { return time.Duration(failures) * 200 * time.Millisecond }}
+	for _, name := range []string{Steady, Flaky} {
+		r.Group(name, policy).Handle(EventType, func(ctx context.Context, d *pipeline.Delivery) error {
+			run := Record{Group: d.Group, ID: d.Event.ID, Attempt: d.Attempt, Begin: true, At: time.Now()}
+			run.write(out)
+			err := obey(ctx, d)
+			run.Begin, run.At = false, time.Now()
+			if err != nil {
+				run.Error = err.Error()
+			}
+			run.write(out)
+			return err
+		})
+	}
+	err = r.Run(ctx)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	defer cancel()
+	return errors.Join(err, bus.Close(closing))
+}
+
+// EventType is that of all events.
+const EventType = "chaos.happened"
+
+// obey does what the event orders.
+func obey(ctx context.Context, d *pipeline.Delivery) error {
+	var order Order
+	if err := json.Unmarshal(d.Event.Data, &order); err != nil {
+		return router.Permanent(err)
+	}
+	select {
+	case <-time.After(order.Wait):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	switch {
+	case d.Group != Flaky:
+		return nil
+	case order.Permanent:
+		return router.Permanent(errors.New("ordered to give up"))
+	case d.Attempt-d.Crashes <= order.Fails:
+		return errors.New("ordered to fail")
+	}
+	return nil
+}
