@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/rishi-platform/millrace/pipeline"
+	"github.com/spf13/cobra"
+)
+
+// deadVerb is one run of "millrace dead ls", "show", "requeue" or "discard".
+type deadVerb struct {
+	*options
+	query        pipeline.DeadQuery
+	since, until string
+	all, dryRun  bool
+	yes          bool
+}
+
+func newDeadCommand(o *options) *cobra.Command {
+	dead := &cobra.Command{
+		Use:   "dead",
+		Short: "Look at what groups gave up on, and give it back or discard it",
+		Long: `Look at the dead letters of a group: deliveries that failed as often as its policy allows, or that no retry will heal. Each
+keeps its cause, and its event unchanged. requeue gives them back to this group alone, as a first attempt.`,
+		Example: `  millrace dead ls booking billing
+  millrace dead ls booking billing --kind panic --since 1h --json
+  millrace dead show booking billing 1795693647515-0
+  millrace dead requeue booking billing --fingerprint error-3f2a9c1b7d44
+  millrace dead discard booking billing 1795693647515-0`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	ls := &deadVerb{options: o}
+	list := ls.command("ls STREAM GROUP", "List dead letters, the oldest first", cobra.ExactArgs(2), ls.list)
+	list.Flags().IntVar(&ls.query.Limit, "limit", 50, "at most so many; 0: all")
+	list.Flags().BoolVar(&ls.query.Newest, "newest", false, "the newest first")
+	show := &deadVerb{options: o}
+	one := show.command("show STREAM GROUP POSITION", "Show one dead letter, with its event and stack", cobra.ExactArgs(3), show.show)
+	requeue := &deadVerb{options: o}
+	back := requeue.command("requeue STREAM GROUP {POSITION... | --all | filters}", "Give dead letters back to their group", cobra.MinimumNArgs(2), requeue.change(
+		"requeued", func(ctx context.Context, b *pipeline.Bus, stream, group string, at []pipeline.Position) (int, error) {
+			return b.Requeue(ctx, stream, group, at...)
+		}))
+	discard := &deadVerb{options: o}
+	away := discard.command("discard STREAM GROUP {POSITION... | --all | filters}", "Delete dead letters for good", cobra.MinimumNArgs(2), discard.change(
+		"discarded", func(ctx context.Context, b *pipeline.Bus, stream, group string, at []pipeline.Position) (int, error) {
+			return b.Discard(ctx, stream, group, at...)
+		}))
+	away.Flags().BoolVar(&discard.yes, "yes", false, "really discard all of them: needed with --all")
+	for cmd, verb := range map[*cobra.Command]*deadVerb{back: requeue, away: discard} {
+		cmd.Flags().BoolVar(&verb.all, "all", false, "all dead letters of the group")
+		cmd.Flags().BoolVar(&verb.dryRun, "dry-run", false, "only say how many there are")
+	}
+	dead.AddCommand(list, one, back, away)
+	return dead
+}
+
+func (d *deadVerb) command(use, short string, args cobra.PositionalArgs, run func(*cobra.Command, []string) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: args, RunE: run, ValidArgsFunction: d.completeGroups}
+	d.addRedisFlags(cmd.Flags())
+	d.addJSONFlag(cmd.Flags())
+	if strings.HasPrefix(use, "show") {
+		return cmd
+	}
+	f := cmd.Flags()
+	f.StringVar(&d.since, "since", "", "given up at this time or later: RFC 3339, or a duration ago such as 2h")
+	f.StringVar(&d.until, "until", "", "given up before this time: RFC 3339, or a duration ago")
+	f.StringArrayVar(&d.query.Types, "type", nil, "of event types that match this pattern; may be repeated")
+	f.StringVar(&d.query.Kind, "kind", "", "of this kind: error, permanent, panic, timeout, crash, decode, foreign")
+	f.StringVar(&d.query.Fingerprint, "fingerprint", "", "that failed for this reason, as ls prints it")
+	f.StringVar(&d.query.CorrelationID, "correlation-id", "", "of this correlation ID")
+	return cmd
+}
+
+var kinds = []string{pipeline.KindError, pipeline.KindPermanent, pipeline.KindPanic, pipeline.KindTimeout, pipeline.KindCrash, pipeline.KindDecode, pipeline.KindForeign}
+
+// prepare checks stream, group and filters.
+func (d *deadVerb) prepare(args []string) (err error) {
+	if d.query.Stream, d.query.Group, err = streamAndGroup(args); err != nil {
+		return err
+	}
+	if _, err := patterns(d.query.Types); err != nil {
+		return err
+	}
+	if d.query.Kind != "" && !strings.Contains(" "+strings.Join(kinds, " ")+" ", " "+d.query.Kind+" ") {
+		return usagef("--kind %q: want one of %s", d.query.Kind, strings.Join(kinds, ", "))
+	}
+	if d.query.Limit < 0 {
+		return usagef("--limit %d: want 0 or more", d.query.Limit)
+	}
+	if d.query.Since, err = parseTime("--since", d.since); err != nil {
+		return err
+	}
+	d.query.Until, err = parseTime("--until", d.until)
+	return err
+}
+
+func (d *deadVerb) filtered() bool {
+	return d.since != "" || d.until != "" || len(d.query.Types) > 0 || d.query.Kind != "" || d.query.Fingerprint != "" || d.query.CorrelationID != ""
+}
+
+// streamAndGroup checks the first two arguments.
+func streamAndGroup(args []string) (stream, group string, err error) {
+	if err := pipeline.CheckStream(args[0]); err != nil {
+		return "", "", usagef("stream %q %w", args[0], err)
+	}
+	if err := pipeline.CheckName(args[1]); err != nil {
+		return "", "", usagef("group %q %w", args[1], err)
+	}
+	return args[0], args[1], nil
+}
+
+// open opens a bus and sees that the group is there: a mistyped name must not look like a group without dead letters.
+func (d *deadVerb) open(cmd *cobra.Command) (*pipeline.Bus, error) {
+	bus, err := d.oneShot(cmd.Context(), cmd)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := bus.Group(cmd.Context(), d.query.Stream, d.query.Group); err != nil {
+		closeBus(bus)
+		return nil, err
+	}
+	return bus, nil
+}
+
+func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
+	if err := d.prepare(args); err != nil {
+		return err
+	}
+	bus, err := d.open(cmd)
+	if err != nil {
+		return err
+	}
+	defer closeBus(bus)
+	out := json.NewEncoder(cmd.OutOrStdout())
+	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	if !d.json {
+		fmt.Fprintln(table, "POSITION\tWHEN\tTYPE\tID\tKIND\tATTEMPTS\tFINGERPRINT\tCAUSE")
+	}
+	for dead, err := range bus.DeadLetters(cmd.Context(), d.query) {
+		if err != nil {
+			return err
+		}
+		if d.json {
+			if err := out.Encode(dead); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", dead.Position, dead.LastAt.Format(time.DateTime), dead.Event.Type, dead.Event.ID, dead.Kind, dead.Attempts,
+			dead.Fingerprint, oneLine(dead.Cause, 80))
+	}
+	return table.Flush()
+}
+
+// oneLine shortens a text for a table.
+func oneLine(text string, limit int) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if runes := []rune(text); len(runes) > limit {
+		return string(runes[:limit-1]) + "…"
+	}
+	return text
+}
+
+func (d *deadVerb) show(cmd *cobra.Command, args []string) error {
+	if err := d.prepare(args); err != nil {
+		return err
+	}
+	at, err := pipeline.ParsePosition(args[2])
+	if err != nil {
+		return usagef("%w", err)
+	}
+	bus, err := d.open(cmd)
+	if err != nil {
+		return err
+	}
+	defer closeBus(bus)
+	dead, err := bus.DeadLetter(cmd.Context(), d.query.Stream, d.query.Group, at)
+	if err != nil {
+		return err
+	}
+	if d.json {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(dead)
+	}
+	event, err := json.MarshalIndent(dead.Event, "", "  ")
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, row := range [][2]string{
+		{"position", string(dead.Position)}, {"original", dead.Stream + " " + string(dead.OriginalPosition)}, {"group", dead.Group}, {"consumer", dead.Consumer},
+		{"kind", dead.Kind}, {"attempts", fmt.Sprint(dead.Attempts)}, {"first", dead.FirstAt.Format(time.RFC3339Nano)}, {"last", dead.LastAt.Format(time.RFC3339Nano)},
+		{"fingerprint", dead.Fingerprint}, {"cause", dead.Cause},
+	} {
+		fmt.Fprintf(table, "%s\t%s\n", row[0], row[1])
+	}
+	_ = table.Flush() // what it writes to says so below
+	if dead.Stack != "" {
+		fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", dead.Stack)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", event)
+	return err
+}
+
+// change returns what requeue and discard do.
+func (d *deadVerb) change(done string, do func(context.Context, *pipeline.Bus, string, string, []pipeline.Position) (int, error)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := d.prepare(args); err != nil {
+			return err
+		}
+		var at []pipeline.Position
+		for _, text := range args[2:] {
+			p, err := pipeline.ParsePosition(text)
+			if err != nil {
+				return usagef("%w", err)
+			}
+			at = append(at, p)
+		}
+		switch asked := len(at) > 0; {
+		case !asked && !d.all && !d.filtered():
+			return usagef("%s needs to know which: give positions, filters such as --type and --since, or --all", cmd.Name())
+		case asked && (d.all || d.filtered()):
+			return usagef("%s takes either positions, or --all and filters", cmd.Name())
+		case cmd.Name() == "discard" && d.all && !d.filtered() && !d.yes && !d.dryRun:
+			return usagef("discard --all deletes every dead letter of the group for good: say --yes, or look first with --dry-run")
+		}
+		bus, err := d.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer closeBus(bus)
+		n, err := d.each(cmd, bus, at, do)
+		switch {
+		case err != nil && n > 0:
+			return fmt.Errorf("%d %s, then: %w", n, done, err)
+		case err != nil:
+			return err
+		case n == 0:
+			return errors.New("there is no such dead letter")
+		case d.json:
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{done: n, "dryRun": d.dryRun})
+		case d.dryRun:
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d would be %s\n", n, done)
+		default:
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d %s\n", n, done)
+		}
+		return err
+	}
+}
+
+// each does it to the positions, or to all that the filters select, page by page.
+func (d *deadVerb) each(cmd *cobra.Command, bus *pipeline.Bus, at []pipeline.Position, do func(context.Context, *pipeline.Bus, string, string, []pipeline.Position) (int, error)) (total int, err error) {
+	flush := func() error {
+		n, err := do(cmd.Context(), bus, d.query.Stream, d.query.Group, at)
+		total, at = total+n, at[:0]
+		return err
+	}
+	if d.dryRun {
+		do = func(ctx context.Context, b *pipeline.Bus, stream, group string, at []pipeline.Position) (n int, err error) {
+			for _, p := range at {
+				if _, err := b.DeadLetter(ctx, stream, group, p); err == nil {
+					n++
+				} else if !errors.Is(err, pipeline.ErrNoDeadLetter) {
+					return n, err
+				}
+			}
+			return n, nil
+		}
+	}
+	if len(at) > 0 {
+		err = flush()
+		return total, err
+	}
+	for dead, err := range bus.DeadLetters(cmd.Context(), d.query) {
+		if err != nil {
+			return total, err
+		}
+		if at = append(at, dead.Position); len(at) == deadPage {
+			if err := flush(); err != nil {
+				return total, err
+			}
+		}
+	}
+	err = flush()
+	return total, err
+}
+
+// deadPage is how many dead letters one step changes.
+const deadPage = 100

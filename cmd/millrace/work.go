@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/rishi-platform/millrace/handlers"
+	"github.com/rishi-platform/millrace/pipeline"
+	"github.com/rishi-platform/millrace/router"
+	"github.com/rishi-platform/millrace/telemetry"
+	"github.com/spf13/cobra"
+)
+
+// workVerb is one run of "millrace work".
+type workVerb struct {
+	*options
+	exec, webhook string
+	print         bool
+	concurrency   int
+	from          string
+	policy        router.Policy
+	backoffFirst  time.Duration
+	backoffMost   time.Duration
+	drain         time.Duration
+}
+
+func newWorkCommand(o *options) *cobra.Command {
+	w := &workVerb{options: o}
+	cmd := &cobra.Command{
+		Use:   "work GROUP PATTERN... {--exec CMD | --webhook URL | --print}",
+		Short: "Run a worker service in any language",
+		Long: `Run one instance of the worker service GROUP: each event that matches a PATTERN goes to one instance of the group, at
+least once. Start as many as you like; Ctrl-C lets what runs finish.
+
+--exec CMD runs /bin/sh -c CMD for each event, with the CloudEvent as JSON on stdin and MILLRACE_EVENT_ID, MILLRACE_EVENT_TYPE,
+MILLRACE_STREAM, MILLRACE_POSITION, MILLRACE_SUBJECT, MILLRACE_GROUP, MILLRACE_ATTEMPT, MILLRACE_CORRELATION_ID and TRACEPARENT
+set. Exit 0 acknowledges the event, 100 gives it up, 101 asks for more time (a last line of output "retry-after: 30s" says how much).
+Anything else is a failure: the event comes again, after 1 s, 2 s, 4 s … up to 5 min, and is given up after the fifth; see
+"millrace dead". What CMD publishes with "millrace publish" belongs to the same story.
+
+--webhook URL posts the CloudEvent; 2xx acknowledges, 4xx but 408, 425 and 429 gives up, anything else is a failure, and Retry-After is
+honoured. --print prints a line.
+
+` + patternHelp,
+		Example: `  millrace work billing 'booking.*' --exec ./charge.py
+  millrace work audit '**' --webhook http://localhost:9000/events --concurrency 32
+  millrace work peek 'booking.*' --print --from now`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: w.run,
+	}
+	o.addRedisFlags(cmd.Flags())
+	o.addJSONFlag(cmd.Flags())
+	o.addTraceFlag(cmd.Flags())
+	f := cmd.Flags()
+	f.StringVar(&w.exec, "exec", "", "run this shell command for each event")
+	f.StringVar(&w.webhook, "webhook", "", "post each event to this URL")
+	f.BoolVar(&w.print, "print", false, "print each event")
+	f.IntVar(&w.concurrency, "concurrency", runtime.NumCPU(), "events handled at the same time")
+	f.IntVar(&w.policy.Attempts, "attempts", 5, "failures after which an event is given up; -1: never")
+	f.DurationVar(&w.backoffFirst, "backoff", time.Second, "wait after the first failure; it doubles with each")
+	f.DurationVar(&w.backoffMost, "backoff-max", 5*time.Minute, "longest wait between attempts")
+	f.DurationVar(&w.policy.Timeout, "timeout", 0, "how long handling one event may take; 0: without end")
+	f.IntVar(&w.policy.CrashLimit, "crash-limit", 3, "deaths of workers while they handle an event after which it is given up; -1: never")
+	f.DurationVar(&w.policy.ClaimIdle, "claim-idle", time.Minute, "after how long events are taken that other software in the group has left pending")
+	f.DurationVar(&w.drain, "drain-timeout", 20*time.Second, "how long a stop waits for what is being handled")
+	f.BoolVar(&w.policy.PerSubject, "per-subject", false, "handle the events of one subject one after the other")
+	f.IntVar(&w.policy.DeadLetters, "dead-letters", 100_000, "dead letters that the group keeps; the oldest go first")
+	f.DurationVar(&w.policy.DeadLetterAge, "dead-letter-age", 30*24*time.Hour, "how long the group keeps them")
+	f.StringVar(&w.from, "from", "oldest", "where a new group begins: oldest, now, a position, or a duration ago such as 10m")
+	return cmd
+}
+
+func (w *workVerb) run(cmd *cobra.Command, args []string) error {
+	group := args[0]
+	if err := pipeline.CheckName(group); err != nil {
+		return usagef("group %w", err)
+	}
+	patterns, err := patterns(args[1:])
+	if err != nil {
+		return err
+	}
+	from, err := parseFrom(w.from)
+	if err != nil {
+		return err
+	}
+	handle, err := w.handler(cmd)
+	if err != nil {
+		return err
+	}
+	redis, given, err := w.redisAddress(cmd)
+	if err != nil {
+		return err
+	}
+	if !given {
+		return errNoAddress("work", false)
+	}
+	cfg := w.config(redis)
+	cfg.RedisOnly = true
+	t, err := w.openTraced(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	r := router.New(t.bus, router.Config{DrainTimeout: w.drain})
+	w.policy.InFlight, w.policy.From, w.policy.Backoff = w.concurrency, from, w.backoff
+	g := r.Group(group, w.policy)
+	for _, p := range patterns {
+		g.Handle(p, handle)
+	}
+	slog.Info("working", "group", group, "patterns", patterns, "concurrency", w.concurrency)
+	return r.Run(cmd.Context())
+}
+
+// handler is what --exec, --webhook or --print asks for.
+func (w *workVerb) handler(cmd *cobra.Command) (router.Handler, error) {
+	asked := 0
+	for _, yes := range []bool{w.exec != "", w.webhook != "", w.print} {
+		if yes {
+			asked++
+		}
+	}
+	switch {
+	case asked != 1:
+		return nil, usagef("work needs to know what to do: give one of --exec CMD, --webhook URL, --print")
+	case w.concurrency < 1:
+		return nil, usagef("--concurrency %d: want 1 or more", w.concurrency)
+	case w.policy.Attempts == 0 || w.policy.Attempts < -1:
+		return nil, usagef("--attempts %d: want 1 or more, or -1", w.policy.Attempts)
+	case w.policy.CrashLimit == 0 || w.policy.CrashLimit < -1:
+		return nil, usagef("--crash-limit %d: want 1 or more, or -1", w.policy.CrashLimit)
+	case w.policy.DeadLetters < 1:
+		return nil, usagef("--dead-letters %d: want 1 or more", w.policy.DeadLetters)
+	case w.backoffFirst < 0 || w.backoffMost < w.backoffFirst:
+		return nil, usagef("--backoff %s, --backoff-max %s: want 0 or more, and the first not above the second", w.backoffFirst, w.backoffMost)
+	case w.policy.Timeout < 0 || w.policy.ClaimIdle <= 0 || w.drain <= 0 || w.policy.DeadLetterAge <= 0:
+		return nil, usagef("--timeout, --claim-idle, --drain-timeout and --dead-letter-age are durations such as 90s")
+	case w.exec != "":
+		return handlers.Exec(w.exec, handlers.ExecConfig{Stdout: os.Stdout, Stderr: os.Stderr, Env: traceEnv}), nil
+	case w.webhook != "":
+		handle, err := handlers.Webhook(w.webhook, handlers.WebhookConfig{Header: traceHeader})
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		return handle, nil
+	case w.json:
+		return handlers.Print(cmd.OutOrStdout(), handlers.JSONLine), nil
+	}
+	return handlers.Print(cmd.OutOrStdout(), handlers.TextLine), nil
+}
+
+// traceEnv hands the trace context of the attempt to a command, and the address of what it is to publish with.
+func traceEnv(ctx context.Context, _ *pipeline.Delivery) []string {
+	var env []string
+	for name, value := range telemetry.Headers(ctx) {
+		env = append(env, strings.ToUpper(name)+"="+value)
+	}
+	return env
+}
+
+func traceHeader(ctx context.Context, _ *pipeline.Delivery) http.Header {
+	header := http.Header{}
+	for name, value := range telemetry.Headers(ctx) {
+		header.Set(name, value)
+	}
+	return header
+}
+
+// backoff doubles with each failure, ± 20 % (DESIGN §15): what failed at the same time must not come again at the same time.
+func (w *workVerb) backoff(failures int) time.Duration {
+	wait := w.backoffFirst
+	for n := 1; n < failures && wait < w.backoffMost; n++ {
+		wait *= 2
+	}
+	wait = min(wait, w.backoffMost)
+	return wait*4/5 + rand.N(max(1, wait*2/5))
+}

@@ -1,0 +1,6 @@
+package main
+
+func Example() {
+	main()
+	// Output: Ada owes 120.00 for booking/789
+}
