@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// compare measures Millrace now and at another revision, in turns, and prints how much faster it is now.
+func compare(ctx context.Context, o options, r *runner) error {
+	all := slices.DeleteFunc(chosen(cases(o.quick, false), o.only), func(c Case) bool { return c.System != systemMillrace })
+	if len(all) == 0 {
+		return errors.New("--only matches no case of millrace")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	then, remove, err := buildRevision(ctx, o.against, r.dir)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	where, err := r.survey(ctx)
+	if err != nil {
+		return err
+	}
+	got, failed := r.run(ctx, []contender{{"now ", self, all}, {"then", then, all}}, o.rounds)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var report strings.Builder
+	fmt.Fprintf(&report, "Now against %s, median of %d. %s\nAbove 1: faster now; of milliseconds, CPU, allocations and bytes: more now.\n\n", o.against, o.rounds, where)
+	printComparison(&report, all, got[0], got[1])
+	if _, err := os.Stdout.WriteString(report.String()); err != nil {
+		return err
+	}
+	return failed
+}
+
+// printComparison prints the ratios of now to then.
+func printComparison(w *strings.Builder, all []Case, now, then results) {
+	lines := [][]string{{"case", "now/s", "then/s", "events/s", "p50 ms", "p99 ms", "server µs", "client µs", "allocs", "B/entry", "RSS MiB"}}
+	for _, c := range all {
+		speed := func(r results) string { return measure(median(r.values(c.Name, perSecond))).text(thousands) }
+		line := []string{c.Name, speed(now), speed(then)}
+		for _, key := range []string{perSecond, p50, p99, serverCPU, clientCPU, allocs, entryBytes, rss} {
+			ratio := medianRatio(now[c.Name], then[c.Name], key)
+			if c.Kind == kindLatency && key == perSecond {
+				ratio = math.NaN() // the speed is given
+			}
+			line = append(line, measure(ratio).text(digits(2)))
+		}
+		lines = append(lines, line)
+	}
+	writeTable(w, "lr", lines)
+}
+
+// buildRevision builds the benchmark of a revision in a work tree of its own. A revision that has none gets this one, and its load
+// generator if it has none of these either: what is measured is then the bus alone.
+func buildRevision(ctx context.Context, revision, dir string) (binary string, remove func(), err error) {
+	top, err := output(ctx, ".", "git", "rev-parse", "--show-toplevel")
+	if err != nil {
+		return "", nil, err
+	}
+	tree := filepath.Join(dir, "then")
+	if _, err := output(ctx, top, "git", "worktree", "add", "--detach", tree, revision); err != nil {
+		return "", nil, err
+	}
+	remove = func() {
+		// With a context of its own: it is for the end, also after Ctrl-C. Without it git only goes on to list a folder that is gone.
+		_, _ = output(context.Background(), top, "git", "worktree", "remove", "--force", tree)
+	}
+	for _, folder := range []string{"bench", "internal/loadgen"} {
+		if _, err := os.Stat(filepath.Join(tree, folder)); err == nil {
+			continue
+		}
+		if err := os.CopyFS(filepath.Join(tree, folder), os.DirFS(filepath.Join(top, folder))); err != nil {
+			remove()
+			return "", nil, err
+		}
+	}
+	binary = filepath.Join(dir, "bench-then")
+	// -mod=mod: the sums of this revision's dependencies may not be the ones in the copied go.sum.
+	if _, err := output(ctx, filepath.Join(tree, "bench"), "go", "build", "-mod=mod", "-o", binary, "."); err != nil {
+		remove()
+		return "", nil, err
+	}
+	return binary, remove, nil
+}
+
+// output runs a command in a folder and returns what it printed, without the line's end.
+func output(ctx context.Context, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimSpace(stdout.String()), nil
+}
