@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/pipeline"
 )
 
 var (
@@ -41,7 +44,7 @@ func workerMain(addr string) int {
 		os.Exit(3)
 	}()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
-	if err := Work(ctx, addr, os.Stdout, log); err != nil {
+	if err := Work(ctx, pipeline.Config{Redis: &redis.UniversalOptions{Addrs: []string{addr}}, Service: "chaos", Logger: log}, os.Stdout, log); err != nil {
 		log.Error("worker ends", "err", err)
 		return 1
 	}

@@ -8,15 +8,13 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/rishi-platform/millrace/router"
 )
 
-// Work handles events of the stream "chaos" in both groups until ctx ends, drains, and reports each run to out.
-func Work(ctx context.Context, addr string, out io.Writer, log *slog.Logger) error {
-	bus, err := pipeline.Open(ctx, pipeline.Config{Redis: &redis.UniversalOptions{Addrs: []string{addr}}, Service: "chaos", Logger: log})
+// Work opens a bus, handles events of the stream "chaos" in both groups until ctx ends, drains, and reports each run to out.
+func Work(ctx context.Context, cfg pipeline.Config, out io.Writer, log *slog.Logger) error {
+	bus, err := pipeline.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
