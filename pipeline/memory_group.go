@@ -25,6 +25,7 @@ type memoryGroup struct {
 	dead       entryLog
 	deadLost   int64
 	paused     string
+	once       onceMarks
 	about      map[string]string // by consumer
 }
 

@@ -13,6 +13,7 @@ type transport interface {
 	streamLog
 	groupLog
 	deadLog
+	onceLog
 }
 
 // streamLog is the part of a transport that keeps and reads entries. Streams are made by their first append.
@@ -93,4 +94,10 @@ type deadLog interface {
 	Enqueue(ctx context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error)
 	// Pause changes what is written about the pause of a group, if it is still what the caller saw, and reports whether it did.
 	Pause(ctx context.Context, stream, group, seen, text string) (bool, error)
+}
+
+// onceLog is the part of a transport that remembers which events a group has done. A key stands for an event, see onceKey.
+type onceLog interface {
+	Marked(ctx context.Context, stream, group, key string) (bool, error)
+	Mark(ctx context.Context, stream, group, key string, ttl time.Duration) error
 }

@@ -38,6 +38,11 @@ func (c *Client) waitingKey(stream, group string) string {
 // deadKey is the stream of deliveries that a group gave up on.
 func (c *Client) deadKey(stream, group string) string { return c.companion(stream, "dead:"+group) }
 
+// onceKey is there while it is remembered that the group has done an event.
+func (c *Client) onceKey(stream, group, key string) string {
+	return c.companion(stream, "once:"+group+":"+key)
+}
+
 // aliveKey is a sorted set of the consumers of a group, by the server time of their last beat.
 func (c *Client) aliveKey(stream, group string) string { return c.companion(stream, "alive:"+group) }
 

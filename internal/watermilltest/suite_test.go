@@ -21,6 +21,9 @@ type run struct {
 	group    func(t testing.TB) string // of the subscribers of a test
 }
 
+// policy: the suite nacks a message over and over, and waits for 15 s at most.
+var policy = pipeline.Policy{DrainTimeout: time.Second, Attempts: -1, Backoff: func(int) time.Duration { return 0 }}
+
 // Each run has a server of its own, since the suite restarts it; it keeps everything it acknowledged ("always").
 func (r run) start(t *testing.T) {
 	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
@@ -32,8 +35,7 @@ func (r run) start(t *testing.T) {
 		return bus.Publisher(), bus.Subscriber(pipeline.GroupConfig{
 			Group:    group,
 			InFlight: r.inFlight,
-			// The suite nacks a message over and over and waits for 15 s at most; attempts are not limited.
-			Policy: pipeline.Policy{DrainTimeout: time.Second},
+			Policy:   policy,
 		})
 	}
 	create := func(t *testing.T) (message.Publisher, message.Subscriber) {
@@ -96,7 +98,7 @@ func TestSuiteFreshGroups(t *testing.T) {
 	bus := openBus(t, pipeline.Config{Redis: server.Options(), Service: "suite"})
 	features := tests.Features{ConsumerGroups: true, Persistent: true, NewSubscriberReceivesOldMessages: true}
 	create := func(t *testing.T) (message.Publisher, message.Subscriber) {
-		return bus.Publisher(), bus.Subscriber(pipeline.GroupConfig{Group: "g-" + watermill.NewShortUUID(), Policy: pipeline.Policy{DrainTimeout: time.Second}})
+		return bus.Publisher(), bus.Subscriber(pipeline.GroupConfig{Group: "g-" + watermill.NewShortUUID(), Policy: policy})
 	}
 	t.Run("NewSubscriberReceivesOldMessages", func(t *testing.T) {
 		tests.TestNewSubscriberReceivesOldMessages(t, tests.TestContext{TestID: tests.NewTestID(), Features: features}, create)
