@@ -28,7 +28,7 @@ var house = []row{
 	{pkg: "internal/watermilltest", imports: "", tests: "pipeline router internal/redisstream"},
 	// Drivers of the whole: load, and trouble.
 	{pkg: "internal/loadgen", imports: "pipeline router"},
-	{pkg: "internal/chaos/...", imports: "pipeline router internal/loadgen"},
+	{pkg: "internal/chaos/...", imports: "pipeline router handlers internal/loadgen"},
 	// Programs. Nobody imports these.
 	{pkg: "cmd/...", imports: "pipeline router handlers handlers/httpapi telemetry telemetry/otelsdk migrations " +
 		"internal/doctor internal/loadgen cmd/..."},

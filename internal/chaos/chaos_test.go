@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -88,7 +89,58 @@ func TestF07KilledWorkersDeliveriesAreSoonHandledByAPeer(t *testing.T) {
 	if took := time.Since(died); took > 15*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	for _, w := range d.workers {
-		d.kill(w)
+	d.killAll()
+}
+
+// A process dies after it has handled an event, and before it acknowledges it: the event comes again, and handlers.Once keeps its effect from
+// being repeated.
+func TestF11DeathBeforeTheAckRepeatsNoEffect(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t, 1)
+	d.publishOne(DeadlyType, "paid", Order{Die: Unsent})
+	deaths := d.supervise("the end of the event", func() bool {
+		done, _ := d.settledGroup("deadly", Deadly)
+		return done && d.runsOf(Deadly, "paid") > 0
+	})
+	if runs := d.runsOf(Deadly, "paid"); deaths != 1 || runs != 1 {
+		t.Errorf("%d deaths, %d runs; want 1 and 1", deaths, runs)
 	}
+	d.killAll()
+}
+
+// An event kills each process that handles it. It is a dead letter when its crashes are too many, and what was beside it is handled and is not.
+func TestF14EventThatKillsItsProcessIsGivenUp(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t, 1)
+	var good []string
+	for i := range 20 {
+		good = append(good, fmt.Sprint("good-", i))
+		d.publishOne(DeadlyType, good[i], Order{Wait: 50 * time.Millisecond})
+		if i == 10 {
+			d.publishOne(DeadlyType, "bad", Order{Die: Always})
+		}
+	}
+	deaths := d.supervise("the end of all events", func() bool {
+		done, _ := d.settledGroup("deadly", Deadly)
+		return done && d.runsOf(Deadly, "bad") > 0
+	})
+	if deaths != 3 { // CrashLimit is 2, and nobody knows of the first one who was running
+		t.Errorf("%d processes died, want 3", deaths)
+	}
+	var dead []pipeline.DeadLetter
+	for one, err := range d.bus.DeadLetters(t.Context(), pipeline.DeadQuery{Stream: "deadly", Group: Deadly}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead = append(dead, one)
+	}
+	if len(dead) != 1 || dead[0].Event.ID != "bad" || dead[0].Kind != pipeline.KindCrash {
+		t.Errorf("dead letters %+v, want the one that kills", dead)
+	}
+	for _, id := range good {
+		if d.runsOf(Deadly, id) == 0 {
+			t.Errorf("%s was never handled", id)
+		}
+	}
+	d.killAll()
 }

@@ -127,6 +127,36 @@ func (d *driver) note(pid int, r Record) {
 	d.runs[k].End, d.runs[k].Failed = r.At, r.Error != ""
 }
 
+// runsOf is how often the handler of a group ran for an event.
+func (d *driver) runsOf(group, id string) (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.order {
+		if r.Group == group && r.ID == id {
+			n++
+		}
+	}
+	return n
+}
+
+// supervise starts a worker for each that has ended, until the fact holds, and returns how many ended.
+func (d *driver) supervise(what string, fact func() bool) (ended int) {
+	d.t.Helper()
+	d.await(what, func() bool {
+		for _, w := range slices.Clone(d.workers) {
+			select {
+			case <-w.ended:
+				ended++
+				d.drop(w)
+				d.startWorker()
+			default:
+			}
+		}
+		return fact()
+	})
+	return ended
+}
+
 // unfinished is how many runs have no end.
 func (d *driver) unfinished() int {
 	d.mu.Lock()
@@ -194,7 +224,7 @@ func (d *driver) publish(rate int) *publishing {
 				case 2, 3, 4:
 					order.Fails = 1 + rand.IntN(2)
 				}
-				d.publishOne(fmt.Sprintf("%d-%d", n, i), order)
+				d.publishOne(EventType, fmt.Sprintf("%d-%d", n, i), order)
 			}
 		})
 	}
@@ -203,13 +233,13 @@ func (d *driver) publish(rate int) *publishing {
 
 func (d *driver) publishOrders(n int, order Order) {
 	for i := range n {
-		d.publishOne(fmt.Sprint(i), order)
+		d.publishOne(EventType, fmt.Sprint(i), order)
 	}
 }
 
-func (d *driver) publishOne(id string, order Order) {
+func (d *driver) publishOne(eventType, id string, order Order) {
 	data, _ := json.Marshal(order)
-	receipt, _ := d.bus.Publish(context.Background(), pipeline.Event{ID: id, Type: EventType, Subject: "s/" + id[:1], Data: data}) // the receipt says it
+	receipt, _ := d.bus.Publish(context.Background(), pipeline.Event{ID: id, Type: eventType, Subject: "s/" + id[:1], Data: data}) // the receipt says it
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.outcomes[receipt.Durability()]++
@@ -288,6 +318,12 @@ func (d *driver) kill(w *worker) {
 	<-w.ended
 }
 
+func (d *driver) killAll() {
+	for _, w := range slices.Clone(d.workers) {
+		d.kill(w)
+	}
+}
+
 // stop lets a worker drain.
 func (d *driver) stop(w *worker) {
 	d.drop(w)
@@ -337,16 +373,20 @@ func (d *driver) settle() {
 
 func (d *driver) settled() (done bool, report string) {
 	for _, group := range []string{Steady, Flaky} {
-		r, err := d.bus.Group(context.Background(), "chaos", group)
-		if err != nil {
-			return false, err.Error()
-		}
-		if r.Pending != 0 || r.Lane != 0 || r.Deferred != 0 || r.Lag == nil || *r.Lag != 0 {
-			text, _ := json.Marshal(r)
-			return false, string(text)
+		if done, report := d.settledGroup("chaos", group); !done {
+			return false, report
 		}
 	}
 	return true, ""
+}
+
+func (d *driver) settledGroup(stream, group string) (done bool, report string) {
+	r, err := d.bus.Group(context.Background(), stream, group)
+	if err != nil {
+		return false, err.Error()
+	}
+	text, _ := json.Marshal(r)
+	return r.Pending == 0 && r.Lane == 0 && r.Deferred == 0 && r.Lag != nil && *r.Lag == 0, string(text)
 }
 
 func (d *driver) ledger() Ledger {

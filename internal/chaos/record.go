@@ -11,12 +11,24 @@ type Order struct {
 	Wait      time.Duration `json:"wait"`      // how long they run
 	Fails     int           `json:"fails"`     // how many attempts of the group Flaky fail
 	Permanent bool          `json:"permanent"` // the group Flaky gives it up
+	Die       Moment        `json:"die,omitempty"`
 }
+
+// Moment is when an event of the group Deadly makes its process die.
+type Moment string
+
+// The moments.
+const (
+	Never  Moment = ""
+	Always Moment = "always" // as soon as its handler runs
+	Unsent Moment = "unsent" // after it was handled, and before that is acknowledged; not where it was taken over
+)
 
 // The groups that the workers are in.
 const (
 	Steady = "steady" // handles everything at once
 	Flaky  = "flaky"  // fails as it is ordered to
+	Deadly = "deadly" // handles each event once, and lets its process die as it is ordered to; it takes DeadlyType
 )
 
 // Record is what a worker reports: the begin of a run, or its end.

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
+	"github.com/rishi-platform/millrace/handlers"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/rishi-platform/millrace/router"
 )
@@ -20,33 +22,57 @@ func Work(ctx context.Context, cfg pipeline.Config, out io.Writer, log *slog.Log
 	}
 	r := router.New(bus, router.Config{Logger: log, DrainTimeout: 10 * time.Second})
 	policy := router.Policy{InFlight: 128, Backoff: func(failures int) time.Duration { return time.Duration(failures) * 200 * time.Millisecond }}
-	for _, name := range []string{Steady, Flaky} {
-		r.Group(name, policy).Handle(EventType, func(ctx context.Context, d *pipeline.Delivery) error {
-			run := Record{Group: d.Group, ID: d.Event.ID, Attempt: d.Attempt, Begin: true, At: time.Now()}
-			run.write(out)
-			err := obey(ctx, d)
-			run.Begin, run.At = false, time.Now()
-			if err != nil {
-				run.Error = err.Error()
-			}
-			run.write(out)
-			return err
-		})
+	recorded := func(ctx context.Context, d *pipeline.Delivery) error {
+		run := Record{Group: d.Group, ID: d.Event.ID, Attempt: d.Attempt, Begin: true, At: time.Now()}
+		run.write(out)
+		err := obey(ctx, d)
+		run.Begin, run.At = false, time.Now()
+		if err != nil {
+			run.Error = err.Error()
+		}
+		run.write(out)
+		return err
 	}
+	for _, name := range []string{Steady, Flaky} {
+		r.Group(name, policy).Handle(EventType, recorded)
+	}
+	policy.CrashLimit = 2
+	once := handlers.Once(bus.OnceStore(time.Hour), recorded)
+	r.Group(Deadly, policy).Handle(DeadlyType, func(ctx context.Context, d *pipeline.Delivery) error {
+		err := once(ctx, d)
+		if orderOf(d).Die == Unsent && !d.Claimed {
+			os.Exit(dieCode)
+		}
+		return err
+	})
 	err = r.Run(ctx)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
 	return errors.Join(err, bus.Close(closing))
 }
 
-// EventType is that of all events.
-const EventType = "chaos.happened"
+// The types of events: each is a stream of its own.
+const (
+	EventType  = "chaos.happened"
+	DeadlyType = "deadly.happened"
+)
+
+// dieCode is the exit code of a process that was ordered to die.
+const dieCode = 9
+
+func orderOf(d *pipeline.Delivery) (o Order) {
+	_ = json.Unmarshal(d.Event.Data, &o) // obey says what is wrong with it
+	return o
+}
 
 // obey does what the event orders.
 func obey(ctx context.Context, d *pipeline.Delivery) error {
 	var order Order
 	if err := json.Unmarshal(d.Event.Data, &order); err != nil {
 		return router.Permanent(err)
+	}
+	if order.Die == Always {
+		os.Exit(dieCode)
 	}
 	select {
 	case <-time.After(order.Wait):
