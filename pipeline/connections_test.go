@@ -1,0 +1,233 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/rishi-platform/millrace/internal/redistest"
+)
+
+// A stop in the middle of a blocking read does not wait for its end, and what the server hands out to that read all the same is not lost.
+func TestF06StopDoesNotWaitForTheRead(t *testing.T) {
+	t.Parallel()
+	server, namespace := redistest.Shared(t), redistest.Namespace(t)
+	b := openBus(t, Config{Redis: server.Options(), Namespace: namespace})
+	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+	handled := newTally()
+	for i := range 5 {
+		sub := consume(t, b, g, AllStreams, handled.ack)
+		publish(t, b, Event{ID: fmt.Sprint("before-", i), Type: "booking.created"})
+		handled.await(t, 2*i+1)
+		begun := time.Now()
+		closed := make(chan struct{})
+		go func() { defer close(closed); _ = sub.Close() }()
+		publish(t, b, Event{ID: fmt.Sprint("meanwhile-", i), Type: "booking.created"})
+		within(t, "the end", closed)
+		if took := time.Since(begun); took > readBlock/2 { // 300 ms on a machine that does nothing else
+			t.Errorf("it took %v", took)
+		}
+		sub = consume(t, b, g, AllStreams, handled.ack)
+		handled.await(t, 2*i+2)
+		_ = sub.Close()
+	}
+	if twice := handled.more(); len(twice) > 0 {
+		t.Errorf("handled more than once: %v", twice)
+	}
+}
+
+// Readers that wait take no connection away from publishers.
+func TestF09ReadersHaveConnectionsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	options := redistest.Shared(t).Options()
+	options.PoolSize, options.PoolTimeout = 1, 500*time.Millisecond
+	b := openBus(t, Config{Redis: options, Namespace: redistest.Namespace(t)})
+	handled := newTally()
+	for i := range 5 {
+		consume(t, b, GroupConfig{Group: fmt.Sprint("g", i), Patterns: []string{"booking.*"}}, AllStreams, func(m *message.Message, d *Delivery) {
+			handled.add(d.Group + m.UUID)
+			m.Ack()
+		})
+	}
+	for i := range 20 {
+		publish(t, b, Event{Type: "booking.created"})
+		handled.await(t, 5*(i+1))
+	}
+}
+
+// Redis 7.0 begins to wait anew whenever another consumer is served (redis #12998), so that a read ends by a timeout of the connection. That is no
+// outage.
+func TestF10ReadTimeoutIsNoOutage(t *testing.T) {
+	t.Parallel()
+	log := newLogged()
+	states := make(chan State, 10)
+	b := openBus(t, Config{Redis: redistest.Shared(t).Options(), Namespace: redistest.Namespace(t), Logger: slog.New(log), Hooks: Hooks{State: func(_, to State, _ error) { states <- to }}})
+	handled := newTally()
+	for range 2 {
+		consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, handled.ack)
+	}
+	for i := range 5 {
+		publish(t, b, Event{ID: fmt.Sprint(i), Type: "booking.created"})
+		handled.await(t, i+1)
+		served := time.Now()
+		awaitFact(t, "most of a read's time", func() bool { return time.Since(served) > readBlock*3/4 })
+	}
+	select {
+	case s := <-states:
+		if s == StateUnavailable {
+			t.Errorf("state %s", s)
+		}
+	default:
+	}
+	if lines := log.with("level=WARN"); len(lines) > 0 {
+		t.Errorf("lines:\n%v", lines)
+	}
+}
+
+// An acknowledgement whose reply is lost, or whose connection is, is repeated until it is certain.
+func TestF17LostAckIsRepeated(t *testing.T) {
+	t.Parallel()
+	for name, break_ := range map[string]struct{ begin, end func(p *redistest.Proxy) }{
+		"reply lost":      {func(p *redistest.Proxy) { p.DropReplies(true) }, func(p *redistest.Proxy) { p.DropReplies(false); p.Reset() }},
+		"connection lost": {func(p *redistest.Proxy) { p.Reset() }, func(*redistest.Proxy) {}},
+		"no connection":   {func(p *redistest.Proxy) { p.Refuse(true); p.Reset() }, func(p *redistest.Proxy) { p.Refuse(false) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, namespace := redistest.Shared(t), redistest.Namespace(t)
+			b, proxy := behind(t, namespace)
+			handled, began, goOn := newTally(), make(chan struct{}, 20), make(chan struct{})
+			handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, func(_ context.Context, d *Delivery) error {
+				began <- struct{}{}
+				<-goOn
+				handled.add(d.Event.ID)
+				return nil
+			})
+			publish(t, b, events(20, "booking.created")...)
+			for range 20 {
+				within(t, "a delivery", began)
+			}
+			break_.begin(proxy)
+			close(goOn)
+			handled.await(t, 20)
+			tried := time.Now()
+			awaitFact(t, "a lost acknowledgement", func() bool { return time.Since(tried) > 100*time.Millisecond })
+			break_.end(proxy)
+			other := openBus(t, Config{Redis: server.Options(), Namespace: namespace})
+			awaitSettled(t, other, "booking", "g")
+			if twice := handled.more(); len(twice) > 0 {
+				t.Errorf("handled more than once: %v", twice)
+			}
+		})
+	}
+}
+
+// The acknowledgement of what the server has forgotten is not repeated for ever.
+func TestF17AckAfterAFlushIsGivenUp(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := openBus(t, Config{Redis: server.Options()})
+	handled, began, goOn := newTally(), make(chan struct{}), make(chan struct{})
+	handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: 1}, AllStreams, func(_ context.Context, d *Delivery) error {
+		if d.Event.ID == "forgotten" {
+			close(began)
+			<-goOn
+		}
+		handled.add(d.Event.ID)
+		return nil
+	})
+	publish(t, b, Event{ID: "forgotten", Type: "booking.created"})
+	within(t, "the delivery", began)
+	server.Flush(t)
+	publish(t, b, Event{ID: "next", Type: "booking.created"})
+	close(goOn) // its place in the window is free only when its acknowledgement is over
+	handled.await(t, 2)
+	awaitSettled(t, b, "booking", "g")
+}
+
+// Closing what one part of a program was given closes nothing that others use.
+func TestF61CloseConcernsNobodyElse(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		handled, others := newTally(), newTally()
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+		sub := consume(t, b, g, AllStreams, handled.ack)
+		consume(t, b, GroupConfig{Group: "other", Patterns: []string{"booking.*"}}, AllStreams, others.ack)
+		first, second := b.Publisher(), b.Publisher()
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := sub.Close(); err != nil {
+			t.Fatal(err)
+		}
+		m := message.NewMessage("by-second", []byte("1"))
+		m.Metadata.Set(keyType, "booking.created")
+		if err := second.Publish("booking", m); err != nil {
+			t.Errorf("publish by the other publisher: %v", err)
+		}
+		publish(t, b, Event{ID: "by-bus", Type: "booking.created"})
+		others.await(t, 2)
+		consume(t, b, g, AllStreams, handled.ack)
+		handled.await(t, 2)
+	})
+}
+
+// A window that is full does not turn into a read without a bound: what the server hands out stays within what is read ahead.
+func TestF64FullWindowIsNoUnlimitedRead(t *testing.T) {
+	t.Parallel()
+	server, namespace := redistest.Shared(t), redistest.Namespace(t)
+	b := openBus(t, Config{Redis: server.Options(), Namespace: namespace})
+	publish(t, b, events(2000, "booking.created")...)
+	const inFlight = 8
+	began, goOn := make(chan struct{}, 2000), make(chan struct{})
+	handled := newTally()
+	handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: inFlight}, AllStreams, func(_ context.Context, d *Delivery) error {
+		began <- struct{}{}
+		<-goOn
+		handled.add(d.Event.ID)
+		return nil
+	})
+	for range inFlight {
+		within(t, "a delivery", began)
+	}
+	last := int64(-1)
+	awaitFact(t, "no more reads", func() bool {
+		now := server.Client(t).XPending(t.Context(), namespace+":booking", "g").Val().Count
+		same := now == last
+		last = now
+		return same
+	})
+	if last > inFlight*(1+aheadMost) || len(began) > 0 {
+		t.Errorf("%d are pending and %d more run, with a window of %d", last, len(began), inFlight)
+	}
+	close(goOn)
+	handled.await(t, 2000)
+}
+
+// Nobody listens to errors, and every loop has one at once: each goes on.
+func TestF64ErrorsThatNobodyHearsBlockNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := openBus(t, Config{Redis: server.Options()})
+	handled := newTally()
+	consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, handled.ack)
+	heard := hears(t, b, Subscription{Patterns: []string{"booking.*"}})
+	for i := range 3 {
+		server.Stop(t)
+		awaitFact(t, "the outage to be known", func() bool {
+			_, err := b.Publish(t.Context(), Event{Type: "booking.lost"})
+			return err != nil
+		})
+		server.StartAgain(t)
+		awaitFact(t, "its end", func() bool {
+			_, err := b.Publish(t.Context(), Event{ID: fmt.Sprint(i), Type: "booking.created"})
+			return err == nil
+		})
+		handled.await(t, i+1)
+		awaitFact(t, "the subscription", func() bool { return within(t, "an event", heard) == fmt.Sprint(i) })
+	}
+}
