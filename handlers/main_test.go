@@ -1,15 +1,15 @@
 package handlers
 
 import (
+	"os"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/rishi-platform/millrace/internal/redistest"
 	"github.com/rishi-platform/millrace/pipeline"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(redistest.Run(m)) }
 
 // delivery returns the second attempt to hand an invoice with the given payload to the group "mail".
 func delivery(data string) *pipeline.Delivery {

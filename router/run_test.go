@@ -243,3 +243,51 @@ func TestRunLeavesAHandlerBehindThatDoesNotHeedItsContext(t *testing.T) {
 	close(finish)
 	receive(t, finished)
 }
+
+// A handler that publishes while its router, or the whole bus, is stopped: what it publishes is stored, and it is acknowledged.
+func TestF39HandlerPublishesDuringAStop(t *testing.T) {
+	for name, halt := range map[string]func(t *testing.T, stop func() error, bus *pipeline.Bus) error{
+		"router stops": func(_ *testing.T, stop func() error, _ *pipeline.Bus) error { return stop() },
+		"bus closes": func(t *testing.T, stop func() error, bus *pipeline.Bus) error {
+			err := bus.Close(t.Context())
+			_ = stop() // it says that its bus was closed
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			everywhere(t, func(t *testing.T, open opener) {
+				bus := open(pipeline.Config{})
+				began, goOn := make(chan context.Context, 1), make(chan struct{})
+				published := make(chan error, 1)
+				r := newRouter(bus)
+				router.Handle(r.Group("billing", router.Policy{}), bookingCreated, func(ctx context.Context, m router.Message[booking]) error {
+					began <- ctx
+					<-goOn
+					receipt, err := bus.Publish(ctx, pipeline.Event{ID: "issued", Type: "invoice.issued"})
+					if err == nil && receipt.Durability() < pipeline.Volatile {
+						err = errors.New("durability " + receipt.Durability().String())
+					}
+					published <- err
+					return err
+				})
+				stop := start(t, r)
+				publish(t, t.Context(), bus, bookingCreated, 7)
+				receive(t, began)
+				ended := make(chan error, 1)
+				go func() { ended <- halt(t, stop, bus) }()
+				select {
+				case err := <-ended:
+					t.Fatalf("it did not wait for the handler: %v", err)
+				case <-time.After(100 * time.Millisecond): // it waits: nothing else can be seen of it
+				}
+				close(goOn)
+				if err := receive(t, published); err != nil {
+					t.Errorf("publish during the stop: %v", err)
+				}
+				if err := receive(t, ended); err != nil {
+					t.Errorf("stop: %v", err)
+				}
+			})
+		})
+	}
+}

@@ -7,7 +7,7 @@ import (
 
 // Remove deletes a stream and all that belongs to it: entries, groups with what is pending, deferred, waiting or dead, the writers' marks,
 // and at last its place in the registry. It is not an error when there is nothing to delete; it is one when the key holds something
-// else than a stream, and then nothing is deleted.
+// else than a stream, and then nothing is deleted. Marks of events that were done once stay until the server forgets them.
 //
 // It is not for a stream in use: a consumer that reads it makes its group, and with it the stream, anew.
 func (c *Client) Remove(ctx context.Context, stream string) error {
