@@ -202,7 +202,7 @@ func (b *Bus) redisError(op, stream string, err error) error {
 		e.Key = b.cfg.Namespace + ":" + stream
 	}
 	switch redisstream.Classify(err) {
-	case redisstream.Away:
+	case redisstream.Away, redisstream.Silent:
 		e.Kind = ErrUnavailable
 		e.Hint = hintAway
 	case redisstream.Lost:

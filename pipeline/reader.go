@@ -72,6 +72,11 @@ func (r *reader) readLoop() {
 			continue
 		}
 		reconciled = time.Time{}
+		if redisstream.Classify(err) == redisstream.Silent {
+			c.bus.link.suspect() // it finds out whether that is an outage
+			c.logger.Debug("read got no answer in time and is repeated", "streams", streams, "err", err)
+			continue
+		}
 		trouble = r.complain(trouble, err, streams)
 		if !sleep(c.reading, backoff) {
 			return

@@ -270,6 +270,10 @@ type trouble struct {
 // wait waits after an error, longer each time; false when ctx has ended.
 func (t *trouble) wait(ctx context.Context, err error) bool {
 	class := redisstream.Classify(err)
+	if class == redisstream.Silent {
+		t.bus.link.suspect() // it finds out whether that is an outage
+		return ctx.Err() == nil
+	}
 	if class == redisstream.Away && t.bus.link != nil {
 		t.bus.link.suspect()
 	}

@@ -16,7 +16,7 @@ type window struct {
 	mu               sync.Mutex // guards what follows
 	held             map[redisstream.Ref]holding
 	listing          int                          // listings that are under way
-	settledMeanwhile map[redisstream.Ref]struct{} // released since the first of them began
+	settledMeanwhile map[redisstream.Ref]struct{} // forgotten since the first of them began
 	handed           int                          // deliveries that are handed out and not settled
 	results          int                          // deliveries that were settled, since pacedAt
 	pacedAt          time.Time                    // when ahead was determined
@@ -78,12 +78,17 @@ func (w *window) release(refs ...redisstream.Ref) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, r := range refs {
-		delete(w.held, r)
-		if w.listing > 0 {
-			w.settledMeanwhile[r] = struct{}{}
-		}
+		w.forget(r)
 	}
 	w.signal()
+}
+
+// forget removes an entry, and keeps an answer that is on its way from bringing it back. The lock is held.
+func (w *window) forget(r redisstream.Ref) {
+	delete(w.held, r)
+	if w.listing > 0 {
+		w.settledMeanwhile[r] = struct{}{}
+	}
 }
 
 // stillHeld returns those of n that are not settled in the log yet.
@@ -205,7 +210,7 @@ func (w *window) takeAway(ref redisstream.Ref) *handed {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	by := w.held[ref].by
-	delete(w.held, ref)
+	w.forget(ref) // it may have been our own acknowledgement, of which we have not heard yet
 	w.signal()
 	return by
 }

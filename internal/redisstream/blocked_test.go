@@ -68,3 +68,26 @@ func TestF03BlockedReaderIsToldWhatHappened(t *testing.T) {
 		})
 	}
 }
+
+// A server that says nothing is told from one that is away: it may only have begun to wait anew (redis #12998).
+func TestF10ReadThatIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.NewProxy(t, redistest.Start(t).Addr())
+	c := New(Config{Redis: &redis.UniversalOptions{Addrs: []string{proxy.Addr()}}, Namespace: redistest.Namespace(t), MaxLen: 1000})
+	t.Cleanup(func() { _ = c.Close() })
+	consumer := Consumer{Group: "g", Name: "c"}
+	if _, err := c.Join(t.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(t.Context(), consumer, []string{"booking"}, 1, time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	proxy.DropReplies(true)
+	if _, err := c.Read(t.Context(), consumer, []string{"booking"}, 1, time.Millisecond); Classify(err) != Silent {
+		t.Errorf("%v: class %d, want %d", err, Classify(err), Silent)
+	}
+	proxy.DropReplies(false)
+	if _, err := c.Read(t.Context(), consumer, []string{"booking"}, 1, time.Millisecond); err != nil {
+		t.Errorf("the next read, on a new connection: %v", err)
+	}
+}

@@ -2,6 +2,9 @@ package redisstream
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"strconv"
 	"sync"
 	"time"
@@ -77,6 +80,10 @@ func (c *Client) readBlocking(ctx context.Context, args ...any) (string, error) 
 	stop()
 	if err != nil {
 		_ = conn.conn.Close() // what it may still have to say would be taken for the next reply
+		var network net.Error
+		if errors.As(err, &network) && network.Timeout() && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", ErrSilent, err)
+		}
 		return "", err
 	}
 	text := conn.buffer.take()

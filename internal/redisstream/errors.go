@@ -19,6 +19,7 @@ const (
 	BackPressure              // out of memory: publishers slow down, consumers go on
 	ReadOnly                  // the server refuses writes: disk full, too few replicas
 	Denied                    // a person must act: wrong password, missing right, key of another type
+	Silent                    // a blocking read got no answer in time: again, on a new connection; whether the server is away others find out
 	Other                     // none of the above
 )
 
@@ -29,6 +30,9 @@ func Classify(err error) Class {
 		return None
 	case errors.Is(err, context.Canceled):
 		return Other // the caller gave up; says nothing about the server
+	}
+	if errors.Is(err, ErrSilent) {
+		return Silent // a stall, or Redis 7.0 that began to wait anew (redis #12998): no outage yet
 	}
 	var reply redis.Error
 	if !errors.As(err, &reply) {
@@ -85,6 +89,9 @@ func NotSent(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &dns) || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed)
 }
+
+// ErrSilent is wrapped by the error of a blocking read that got no answer in time.
+var ErrSilent = errors.New("no answer in time")
 
 // notSent is an error of something that comes before a command.
 type notSent struct{ error }
