@@ -195,6 +195,9 @@ func TestF24LostSideKeysOrphanNothing(t *testing.T) {
 			if twice := handled.more(); len(twice) > 0 {
 				t.Errorf("handled more than once: %v", twice)
 			}
+			awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { // what is in them is there again
+				return len(g.Patterns) == 1 && g.Alive == 1 && !g.Frontier.IsZero()
+			})
 		})
 	}
 }
