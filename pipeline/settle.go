@@ -41,6 +41,8 @@ const (
 	settleAtOnce = 1000
 	// settleTimeout bounds one round trip.
 	settleTimeout = 5 * time.Second
+	// settleBackoffMost bounds the pause before results are written again: until they are, a death of this process repeats what it has done.
+	settleBackoffMost = 500 * time.Millisecond
 )
 
 func (s *settlements) init() {
@@ -235,7 +237,7 @@ func (c *consumer) settleLoop() {
 		if class := redisstream.Classify(err); class == redisstream.Away || class == redisstream.ReadOnly {
 			time.Sleep(backoff) // nothing can be written
 		}
-		backoff = min(2*backoff, backoffMost)
+		backoff = min(2*backoff, settleBackoffMost)
 	}
 }
 

@@ -65,6 +65,8 @@ type Result struct {
 const (
 	// grace is how long after the end of a handler its process may be killed before the result has reached Redis.
 	grace = 50 * time.Millisecond
+	// reconnect is how long after Redis was away results that wait are written at the latest.
+	reconnect = 1500 * time.Millisecond
 	// standstill is how long a process must be frozen before its peers may take over from it.
 	standstill = 6 * time.Second
 	// destroyed is how long after a group was destroyed its events may come again that stood above the frontier.
@@ -73,7 +75,8 @@ const (
 
 // Account holds what was published against what was handled. Each event that was stored must have been handled by each group, or be a dead
 // letter of it. A run after one that had succeeded, or beside one, needs an excuse: the process of the earlier one was killed while it ran or
-// within 50 ms after it, or stood still then for so long that a peer took over, or the group was destroyed later.
+// within 50 ms after it, or stood still then for so long that a peer took over, or the group was destroyed later. Where Redis was away when it
+// ended, the 50 ms begin when Redis is back and has been connected to again: nothing can be acknowledged before.
 func Account(l Ledger) Result {
 	r := Result{Handled: map[string]int{}, Dead: map[string]int{}, Excused: map[string]int{}, Unfinished: map[string]time.Duration{}}
 	type key struct{ group, id string }
@@ -142,7 +145,7 @@ func (r *Result) judge(l Ledger, group, id string, runs []Run) {
 
 // excuse says why what comes after the run may be a repetition; empty: nothing does.
 func (l Ledger) excuse(run Run) string {
-	end := run.End.Add(grace)
+	end := l.written(run)
 	for _, t := range l.Trouble {
 		switch {
 		case t.What == "group destroyed" && (run.End.IsZero() || t.Begin.After(run.Begin) && t.Begin.Before(run.End.Add(destroyed))):
@@ -155,6 +158,24 @@ func (l Ledger) excuse(run Run) string {
 		}
 	}
 	return ""
+}
+
+// written is when the result of a run has reached Redis at the latest.
+func (l Ledger) written(run Run) time.Time {
+	at := run.End.Add(grace)
+	for _, t := range l.Trouble { // in the order of their begins
+		if strings.HasPrefix(t.What, "redis") && !t.Begin.After(at) && t.End.Add(reconnect).After(run.End) {
+			at = later(at, t.End.Add(reconnect))
+		}
+	}
+	return at
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (l Ledger) deathOf(process int) time.Time {
