@@ -37,6 +37,7 @@ type Ledger struct {
 type Finding struct {
 	Rule, Group, ID string
 	Runs            []Run
+	Trouble         []Trouble // of the processes of the runs, and of Redis, at that time
 }
 
 func (f Finding) String() string {
@@ -49,7 +50,22 @@ func (f Finding) String() string {
 		}
 		fmt.Fprintf(&b, "\n    process %d, attempt %d: %s to %s, failed %v", r.Process, r.Attempt, r.Begin.Format("15:04:05.000"), end, r.Failed)
 	}
+	for _, t := range f.Trouble {
+		fmt.Fprintf(&b, "\n    %s, process %d: %s to %s", t.What, t.Process, t.Begin.Format("15:04:05.000"), t.End.Format("05.000"))
+	}
 	return b.String()
+}
+
+// around returns what was done to the processes of some runs, and to Redis, around them.
+func (l Ledger) around(runs []Run) (around []Trouble) {
+	const before, after = 10 * time.Second, time.Second
+	for _, t := range l.Trouble {
+		concerned := t.Process == 0 || slices.ContainsFunc(runs, func(r Run) bool { return r.Process == t.Process })
+		if concerned && t.End.After(runs[0].Begin.Add(-before)) && t.Begin.Before(runs[len(runs)-1].Begin.Add(after)) {
+			around = append(around, t)
+		}
+	}
+	return around
 }
 
 // Result is what an account comes to.
@@ -91,7 +107,7 @@ func Account(l Ledger) Result {
 	for _, group := range []string{Steady, Flaky} {
 		for id := range l.Published {
 			if len(byEvent[key{group, id}]) == 0 && !l.Dead[group][id] {
-				r.Findings = append(r.Findings, Finding{"missing", group, id, nil})
+				r.Findings = append(r.Findings, Finding{Rule: "missing", Group: group, ID: id})
 			}
 		}
 	}
@@ -105,7 +121,7 @@ func Account(l Ledger) Result {
 
 // judge looks at all runs of one event in one group, in the order of their begins.
 func (r *Result) judge(l Ledger, group, id string, runs []Run) {
-	find := func(rule string) { r.Findings = append(r.Findings, Finding{rule, group, id, runs}) }
+	find := func(rule string) { r.Findings = append(r.Findings, Finding{rule, group, id, runs, l.around(runs)}) }
 	handled, failures, disturbed := false, 0, false
 	for i, run := range runs {
 		excuse := l.excuse(run)
