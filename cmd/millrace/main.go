@@ -11,6 +11,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"github.com/rishi-platform/millrace/pipeline"
 )
 
 // version is set by the linker.
@@ -46,12 +48,23 @@ func run() int {
 		return exitDone
 	}
 	// One line, whatever the libraries below make of it.
-	fmt.Fprintln(os.Stderr, "millrace:", strings.Join(strings.Fields(err.Error()), " "))
+	fmt.Fprintln(os.Stderr, "millrace:", strings.Join(strings.Fields(err.Error()), " ")+wayOut(err))
 	var usage *usageError
 	if errors.As(err, &usage) {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// wayOut names the verb that helps, where the library can't know of it.
+func wayOut(err error) string {
+	switch {
+	case errors.Is(err, pipeline.ErrUnknownGroup):
+		return `; "millrace group ls" lists them`
+	case errors.Is(err, pipeline.ErrNoDeadLetter):
+		return `; "millrace dead ls" lists those there are`
+	}
+	return ""
 }
 
 // onSignals begins an orderly end at the first signal, and ends at once at the second.
