@@ -201,3 +201,37 @@ func TestExecStartsNothingOnceItsContextHasEnded(t *testing.T) {
 		t.Errorf("got %v and output %q, want context.Canceled and none", err, out.String())
 	}
 }
+
+func TestExecStatusesWithAMeaning(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		command   string
+		permanent bool
+		later     bool
+		after     time.Duration
+	}{
+		"100":                          {command: `exit 100`, permanent: true},
+		"100, whatever it prints":      {command: `echo retry-after: 30s; exit 100`, permanent: true},
+		"101":                          {command: `exit 101`, later: true},
+		"101 with a time":              {command: `echo busy; echo "retry-after: 1m30s"; exit 101`, later: true, after: 90 * time.Second},
+		"101, no line feed at the end": {command: `printf 'retry-after:2s'; exit 101`, later: true, after: 2 * time.Second},
+		"101, not the last line":       {command: `echo retry-after: 30s; echo bye; exit 101`, later: true},
+		"101 with nonsense":            {command: `echo retry-after: soon; exit 101`, later: true},
+		"101 in the past":              {command: `echo retry-after: -5s; exit 101`, later: true},
+		"1 with a time":                {command: `echo retry-after: 30s; exit 1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := Exec(test.command, ExecConfig{})(t.Context(), delivery(`{}`))
+			var exit *ExitError
+			var permanent *pipeline.PermanentError
+			var later *pipeline.RetryAfterError
+			if !errors.As(err, &exit) || errors.As(err, &permanent) != test.permanent || errors.As(err, &later) != test.later {
+				t.Fatalf("got %#v, want permanent %v, later %v", err, test.permanent, test.later)
+			}
+			if later != nil && later.After != test.after {
+				t.Errorf("after %v, want %v", later.After, test.after)
+			}
+		})
+	}
+}

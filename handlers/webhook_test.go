@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -98,6 +99,51 @@ func TestWebhookStatus(t *testing.T) {
 			}
 			if text := err.Error(); !strings.Contains(text, "/in: status") || strings.Contains(text, "secret") {
 				t.Errorf("got %q, want the URL without its query, and the status", text)
+			}
+		})
+	}
+}
+
+func TestWebhookStatusSaysWhetherARetryHelps(t *testing.T) {
+	t.Parallel()
+	type verdict struct {
+		Permanent, Later bool
+		After            time.Duration
+	}
+	soon := time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)
+	for _, test := range []struct {
+		status int
+		after  string // Retry-After
+		want   verdict
+	}{
+		{400, "", verdict{Permanent: true}}, {404, "", verdict{Permanent: true}}, {410, "5", verdict{Permanent: true}}, {422, "", verdict{Permanent: true}},
+		{408, "", verdict{}}, {425, "", verdict{}}, {429, "", verdict{}}, {302, "", verdict{}}, {500, "", verdict{}}, {503, "", verdict{}},
+		{429, "7", verdict{Later: true, After: 7 * time.Second}}, {503, "120", verdict{Later: true, After: 2 * time.Minute}},
+		{503, "0", verdict{Later: true}}, {503, soon, verdict{Later: true, After: time.Hour}}, {503, "soon", verdict{}}, {503, "-3", verdict{}},
+	} {
+		t.Run(fmt.Sprint(test.status, " ", test.after), func(t *testing.T) {
+			t.Parallel()
+			err := hook(t, "/", WebhookConfig{}, func(w http.ResponseWriter, _ *http.Request) {
+				if test.after != "" {
+					w.Header().Set("Retry-After", test.after)
+				}
+				w.WriteHeader(test.status)
+			})(t.Context(), delivery(`{}`))
+			var status *StatusError
+			if !errors.As(err, &status) {
+				t.Fatalf("got %v, want a *StatusError", err)
+			}
+			var permanent *pipeline.PermanentError
+			var later *pipeline.RetryAfterError
+			got := verdict{Permanent: errors.As(err, &permanent), Later: errors.As(err, &later)}
+			if later != nil {
+				got.After = later.After.Round(time.Minute)
+				if later.After < time.Minute {
+					got.After = later.After
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
 	}
