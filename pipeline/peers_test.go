@@ -233,3 +233,39 @@ func TestF65InstancesAreConsumersOfTheirOwn(t *testing.T) {
 		awaitDead(t, b, "booking", "g", 1)
 	})
 }
+
+// Who was found dead and has beaten since is alive: nothing is taken from it.
+func TestF07TakeOverIsBoundToTheBeatThatWasSeen(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		peer, other := redisstream.Consumer{Group: "g", Name: "peer"}, redisstream.Consumer{Group: "g", Name: "other"}
+		publish(t, b, events(3, "booking.created")...)
+		for _, c := range []redisstream.Consumer{peer, other} {
+			if _, err := b.log.Join(t.Context(), c, redisstream.Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if read, err := b.log.Read(t.Context(), peer, []string{"booking"}, 10, time.Second); err != nil || len(read) != 3 {
+			t.Fatal(read, err)
+		}
+		seen := func() redisstream.Peer {
+			t.Helper()
+			beat, err := b.log.Beat(t.Context(), other, "booking", "")
+			if err != nil || len(beat.Peers) != 1 {
+				t.Fatal(beat, err)
+			}
+			return beat.Peers[0]
+		}
+		old := seen()
+		awaitFact(t, "another beat of the peer", func() bool {
+			_, err := b.log.Beat(t.Context(), peer, "booking", "")
+			return err == nil && seen().Beat != old.Beat
+		})
+		if taken, err := b.log.TakeOver(t.Context(), other, "booking", old); err != nil || len(taken) > 0 {
+			t.Errorf("took %d from a living peer: %v", len(taken), err)
+		}
+		if taken, err := b.log.TakeOver(t.Context(), other, "booking", seen()); err != nil || len(taken) != 3 {
+			t.Errorf("took %d from a peer that has not moved, want 3: %v", len(taken), err)
+		}
+	})
+}

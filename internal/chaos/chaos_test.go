@@ -92,6 +92,27 @@ func TestF07KilledWorkersDeliveriesAreSoonHandledByAPeer(t *testing.T) {
 	d.killAll()
 }
 
+// A worker stands still in the middle of its work and is overtaken. When it wakes it runs nothing that its peer has run: what had not begun does
+// not begin, and the results of what had settle nothing.
+func TestF20FrozenWorkerStealsNothingBack(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t, 1)
+	d.publishOrders(500, Order{Wait: 300 * time.Millisecond})
+	d.await("some runs", func() bool { return d.unfinished() > 50 })
+	frozen := d.workers[0]
+	d.startWorker() // the peer
+	d.freeze(frozen, standstill+3*time.Second)
+	d.settle()
+	r := Account(d.ledger())
+	t.Log("\n" + d.table(r))
+	if len(r.Findings) > 0 {
+		t.Errorf("%d findings, the first: %v", len(r.Findings), r.Findings[0])
+	}
+	if r.Excused["frozen"] == 0 {
+		t.Error("nothing was overtaken: this test shows nothing")
+	}
+}
+
 // A process dies after it has handled an event, and before it acknowledges it: the event comes again, and handlers.Once keeps its effect from
 // being repeated.
 func TestF11DeathBeforeTheAckRepeatsNoEffect(t *testing.T) {
