@@ -1,0 +1,24 @@
+// Package spool keeps records on disk while the server that they are for is away: a bounded log of segments, oldest first, that loses
+// nothing it has accepted.
+//
+// Append returns when its records are on disk (fsync), those of several callers with one fsync, and a lone caller's at once. Drained gives
+// the room of what has arrived at the server back, a segment at a time. A record is known by its number, which grows by one and is never
+// used again in a spool; together with the spool's ID it names the record for ever, so that a drain that is interrupted can be repeated.
+//
+// # On disk
+//
+// A spool is a folder, "spool-0", "spool-1" and so on: a process takes the first that no living process has, and with it what a dead one
+// left behind. A folder belongs to one server, and is left alone by processes of another.
+//
+//	lock                     held by flock as long as the process lives
+//	owner                    what the records are for, and the ID of the spool
+//	00000000000000000001.log segments, named after their first record
+//
+// A segment begins with a header (magic "millspl1", the number of its first record, CRC-32C of both) and holds records one after the other:
+//
+//	length of the data  4 bytes, little endian
+//	CRC-32C             4 bytes, of the length, the number and the data
+//	data
+//
+// What a crash left half-written at the end of a segment is cut off when it is opened, and reported: it was never accepted.
+package spool

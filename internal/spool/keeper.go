@@ -1,0 +1,182 @@
+//go:build unix
+
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+)
+
+// keep is the keeper: the one goroutine that changes anything on disk. It takes all that is asked for at that moment, writes it in one go and syncs once:
+// a lone caller waits for nothing but the disk, and many callers share it.
+func (l *Log) keep() {
+	defer close(l.ended)
+	for {
+		select {
+		case r := <-l.requests:
+			l.serve(l.more(r))
+		case <-l.closing:
+			for batch := l.more(); len(batch) > 0; batch = l.more() {
+				l.serve(batch)
+			}
+			return
+		}
+	}
+}
+
+// more adds what else is asked for now.
+func (l *Log) more(batch ...request) []request {
+	for len(batch) < cap(l.requests) {
+		select {
+		case r := <-l.requests:
+			batch = append(batch, r)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// serve does what is asked for. What has arrived goes first: it makes room.
+func (l *Log) serve(batch []request) {
+	for _, r := range batch {
+		if r.records == nil {
+			r.answer <- answer{err: l.drop(r.drained)}
+		}
+	}
+	for len(batch) > 0 {
+		batch = l.commit(batch)
+	}
+}
+
+// commit appends as much of the batch as goes into one segment, syncs, and answers. It returns the rest.
+func (l *Log) commit(batch []request) (rest []request) {
+	l.mu.Lock()
+	last, room := *l.last(), l.options.Max-l.bytes()
+	l.mu.Unlock()
+	if last.size >= l.options.Segment {
+		if room < int64(headerLength) {
+			l.refuse(batch, ErrFull)
+			return nil
+		}
+		if err := l.roll(last.next()); err != nil {
+			l.refuse(batch, l.failed(err))
+			return nil
+		}
+		return batch
+	}
+
+	var kept []request
+	number, size := last.next(), last.size
+	l.buffer = l.buffer[:0]
+	for i, r := range batch {
+		if r.records == nil {
+			continue
+		}
+		if size+int64(len(l.buffer)) >= l.options.Segment {
+			rest = batch[i:]
+			break
+		}
+		before := len(l.buffer)
+		n := number
+		for _, data := range r.records {
+			l.buffer = appendRecord(l.buffer, n, data)
+			n++
+		}
+		if int64(len(l.buffer)) > room {
+			l.buffer = l.buffer[:before]
+			r.answer <- answer{err: ErrFull}
+			continue
+		}
+		number = n
+		kept = append(kept, r)
+	}
+	if len(kept) == 0 {
+		return rest
+	}
+	if err := l.write(last.size); err != nil {
+		l.refuse(kept, l.failed(err))
+		return rest
+	}
+	l.mu.Lock()
+	l.last().size += int64(len(l.buffer))
+	l.last().count = number - last.first
+	l.failure = nil
+	l.mu.Unlock()
+	number = last.next()
+	for _, r := range kept {
+		r.answer <- answer{first: number}
+		number += uint64(len(r.records))
+	}
+	return rest
+}
+
+// write writes the buffer behind what is there, and syncs. Where that fails, what of it may stand there is cut off: it is refused, and must not be found
+// when the spool is opened.
+func (l *Log) write(at int64) error {
+	l.mu.Lock()
+	unclean := l.failure != nil
+	l.mu.Unlock()
+	if unclean {
+		if err := errors.Join(l.active.Truncate(at), l.active.Sync()); err != nil {
+			return err
+		}
+	}
+	_, err := l.active.WriteAt(l.buffer, at)
+	if err == nil {
+		err = l.active.Sync()
+	}
+	if err != nil {
+		_ = l.active.Truncate(at) // again before the next write
+	}
+	return err
+}
+
+// failed notes that the disk refused.
+func (l *Log) failed(err error) error {
+	err = fmt.Errorf("%w: %w", ErrDisk, err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failure = err
+	return err
+}
+
+func (l *Log) refuse(batch []request, err error) {
+	for _, r := range batch {
+		if r.records != nil {
+			r.answer <- answer{err: err}
+		}
+	}
+}
+
+// drop deletes the segments of which everything has arrived. Where all of them have, an empty one takes their place, so that no number comes twice.
+func (l *Log) drop(upTo uint64) error {
+	l.mu.Lock()
+	next := l.last().next()
+	upTo = min(upTo, next-1)
+	l.drained = max(l.drained, upTo)
+	all := l.drained == next-1 && l.last().count > 0
+	l.mu.Unlock()
+	if all {
+		if err := l.roll(next); err != nil {
+			return l.failed(err)
+		}
+	}
+	var errs []error
+	for {
+		l.mu.Lock()
+		oldest := l.segments[0]
+		done := len(l.segments) > 1 && oldest.next() <= l.drained+1
+		if done {
+			l.segments = l.segments[1:]
+		}
+		l.mu.Unlock()
+		if !done {
+			return errors.Join(errs...)
+		}
+		if err := os.Remove(oldest.path); err != nil {
+			errs = append(errs, err) // its records come again when it is opened, under the numbers that they had
+		}
+	}
+}

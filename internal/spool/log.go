@@ -1,0 +1,222 @@
+//go:build unix
+
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+)
+
+// Options bound a spool. The zero value is useful.
+type Options struct {
+	// Max is the most bytes on disk; beyond it Append returns ErrFull. Default: 1 GiB.
+	Max int64
+	// Segment is how large a segment grows, in bytes, before the next one begins. Default: 16 MiB.
+	Segment int64
+}
+
+// Errors of Append.
+var (
+	// ErrFull: the spool has as many bytes as it may have. Nothing of the call was kept.
+	ErrFull = errors.New("spool is full")
+	// ErrDisk: the disk refused. Nothing of the call was kept.
+	ErrDisk = errors.New("spool can't be written")
+	// ErrUnknown: the caller's ctx has ended before the disk answered. The records may have been kept.
+	ErrUnknown = errors.New("record may have been spooled")
+	// ErrClosed: the spool is closed.
+	ErrClosed = errors.New("spool is closed")
+)
+
+// Log is an open spool. It may be used by many goroutines; records that one of them appends after another's Append has returned stand behind those.
+type Log struct {
+	slot     *slot
+	options  Options
+	damages  []Damage
+	others   []string
+	requests chan request
+	closing  chan struct{}
+	ended    chan struct{}
+
+	active *os.File // of the last segment; the keeper's
+	buffer []byte   // the keeper's
+
+	mu       sync.Mutex // guards what follows
+	segments []*segment // the oldest first; at least one
+	drained  uint64     // everything up to this number has arrived
+	failure  error      // why the last write failed; nil: it did not
+	closed   bool
+}
+
+// request is something for the keeper to do: records to append, or else a number up to which all has arrived.
+type request struct {
+	records [][]byte
+	drained uint64
+	answer  chan answer
+}
+
+type answer struct {
+	first uint64
+	err   error
+}
+
+// Open takes a slot in a folder for records for the server, with what a dead process left there.
+func Open(dir, server string, o Options) (*Log, error) {
+	if o.Max == 0 {
+		o.Max = 1 << 30
+	}
+	if o.Segment == 0 {
+		o.Segment = 16 << 20
+	}
+	slot, others, err := takeSlot(dir, server)
+	if err != nil {
+		return nil, fmt.Errorf("open spool in %s: %w", dir, err)
+	}
+	l := &Log{slot: slot, options: o, others: others, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{})}
+	if err := l.load(server); err != nil {
+		return nil, errors.Join(fmt.Errorf("open spool in %s: %w", slot.dir, err), slot.close())
+	}
+	go l.keep()
+	return l, nil
+}
+
+// load reads what is there, and opens the last segment for more.
+func (l *Log) load(server string) error {
+	segments, damages, err := openSegments(l.slot.dir)
+	if err != nil {
+		return err
+	}
+	l.segments, l.damages = segments, damages
+	if len(segments) == 0 {
+		// Numbers begin anew, and so does the ID: where somebody has deleted the segments, the server may know the old ones.
+		if _, err := l.slot.rename(server); err != nil {
+			return err
+		}
+		return l.roll(1)
+	}
+	last := segments[len(segments)-1]
+	l.drained = segments[0].first - 1
+	l.active, err = os.OpenFile(last.path, os.O_RDWR, 0)
+	return err
+}
+
+// roll begins another segment. The keeper's, or its predecessor's.
+func (l *Log) roll(first uint64) error {
+	s, f, err := createSegment(l.slot.dir, first)
+	if err != nil {
+		return err
+	}
+	if l.active != nil {
+		_ = l.active.Close() // it is synced
+	}
+	l.active = f
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.segments = append(l.segments, s)
+	if len(l.segments) == 1 {
+		l.drained = first - 1
+	}
+	return nil
+}
+
+// ID names this spool for ever.
+func (l *Log) ID() string { return l.slot.id }
+
+// Dir is its folder.
+func (l *Log) Dir() string { return l.slot.dir }
+
+// Damages is what could not be read when it was opened, and Others the slots of other servers, which are left alone.
+func (l *Log) Damages() []Damage { return l.damages }
+
+// Others names the slots in the same folder that are for other servers and have no process.
+func (l *Log) Others() []string { return l.others }
+
+// Append keeps records, all or none, in order, and returns the number of the first when they are on disk.
+func (l *Log) Append(ctx context.Context, records ...[]byte) (first uint64, err error) {
+	if len(records) == 0 {
+		return 0, errors.New("append nothing")
+	}
+	for _, r := range records {
+		if len(r) > MaxRecord {
+			return 0, fmt.Errorf("record of %d bytes: at most %d are allowed", len(r), MaxRecord)
+		}
+	}
+	return l.ask(ctx, request{records: records})
+}
+
+// Drained says that everything up to a number has arrived at the server: its room is given back, a segment at a time.
+func (l *Log) Drained(ctx context.Context, upTo uint64) error {
+	_, err := l.ask(ctx, request{drained: upTo})
+	return err
+}
+
+func (l *Log) ask(ctx context.Context, r request) (uint64, error) {
+	r.answer = make(chan answer, 1)
+	select {
+	case l.requests <- r:
+	case <-l.closing:
+		return 0, ErrClosed
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+	select {
+	case a := <-r.answer:
+		return a.first, a.err
+	case <-l.ended:
+		select {
+		case a := <-r.answer:
+			return a.first, a.err
+		default:
+			return 0, ErrClosed // it was queued too late
+		}
+	case <-ctx.Done():
+		return 0, errors.Join(ErrUnknown, context.Cause(ctx))
+	}
+}
+
+// Stats is how much a spool holds.
+type Stats struct {
+	Records  uint64 // that have not arrived
+	Bytes    int64  // on disk
+	Max      int64  // that are allowed
+	First    uint64 // number of the oldest record that has not arrived, if there is one
+	Next     uint64 // number of the next record
+	Segments int
+	Err      error // why nothing can be appended now; nil: it can
+}
+
+// Stats describes the spool.
+func (l *Log) Stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := Stats{Max: l.options.Max, First: l.drained + 1, Next: l.last().next(), Segments: len(l.segments), Bytes: l.bytes(), Err: l.failure}
+	s.Records = s.Next - s.First
+	return s
+}
+
+// last is the segment that is appended to, bytes what all of them take. The lock is held.
+func (l *Log) last() *segment { return l.segments[len(l.segments)-1] }
+func (l *Log) bytes() (n int64) {
+	for _, s := range l.segments {
+		n += s.size
+	}
+	return n
+}
+
+// Close writes what is queued, and gives the slot up.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	first := !l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if first {
+		close(l.closing)
+	}
+	<-l.ended
+	if !first {
+		return nil
+	}
+	return errors.Join(l.active.Close(), l.slot.close())
+}

@@ -1,0 +1,507 @@
+//go:build unix
+
+package spool
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rishi-platform/millrace/internal/redistest"
+)
+
+const server = "redis-1"
+
+// childVariable makes the test binary a process that appends to the spool in that folder, and prints the number of each record that was accepted.
+const childVariable = "MILLRACE_SPOOL_CHILD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childVariable); dir != "" {
+		l, err := Open(dir, server, Options{Segment: 4 << 10})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		for i := 0; ; i++ {
+			number, err := l.Append(context.Background(), []byte(record(i)))
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			fmt.Println(number)
+		}
+	}
+	os.Exit(redistest.Run(m))
+}
+
+// record is the i-th record of a test, of a length that varies.
+func record(i int) string { return fmt.Sprint("record-", i, strings.Repeat("x", i%97)) }
+
+func open(t testing.TB, dir string, o Options) *Log {
+	t.Helper()
+	l, err := Open(dir, server, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// reopen opens a spool again that this process has given up.
+func reopen(t testing.TB, l *Log, o Options) *Log {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, filepath.Dir(l.Dir()), o)
+}
+
+func add(t testing.TB, l *Log, records ...string) uint64 {
+	t.Helper()
+	data := make([][]byte, len(records))
+	for i, r := range records {
+		data[i] = []byte(r)
+	}
+	number, err := l.Append(t.Context(), data...)
+	if err != nil {
+		t.Fatalf("append: %v", err)
+	}
+	return number
+}
+
+// all returns what has not arrived, by number.
+func all(t testing.TB, l *Log) map[uint64]string {
+	t.Helper()
+	r := l.Reader()
+	defer r.Close()
+	found, last := map[uint64]string{}, uint64(0)
+	for {
+		records, err := r.Read(7)
+		if err != nil {
+			t.Fatalf("read: %v", err)
+		}
+		if len(records) == 0 {
+			return found
+		}
+		for _, one := range records {
+			if one.Number <= last {
+				t.Fatalf("record %d comes behind %d", one.Number, last)
+			}
+			last = one.Number
+			found[one.Number] = string(one.Data)
+		}
+	}
+}
+
+func TestRecordsAreKept(t *testing.T) {
+	t.Parallel()
+	o := Options{Segment: 500} // many segments
+	l := open(t, t.TempDir(), o)
+	want := map[uint64]string{}
+	for i := range 100 {
+		if number := add(t, l, record(2*i), record(2*i+1)); number != uint64(2*i+1) {
+			t.Fatalf("number %d, want %d", number, 2*i+1)
+		}
+		want[uint64(2*i+1)], want[uint64(2*i+2)] = record(2*i), record(2*i+1)
+	}
+	id := l.ID()
+	for range 2 {
+		if diff := cmp.Diff(want, all(t, l)); diff != "" {
+			t.Fatalf("-want +got:\n%s", diff)
+		}
+		if s := l.Stats(); s.Records != 200 || s.First != 1 || s.Next != 201 || s.Segments < 10 {
+			t.Errorf("stats %+v", s)
+		}
+		l = reopen(t, l, o)
+		if l.ID() != id || len(l.Damages()) > 0 {
+			t.Errorf("ID %s, damages %v; want %s and none", l.ID(), l.Damages(), id)
+		}
+	}
+	if number := add(t, l, "more"); number != 201 {
+		t.Errorf("number %d, want 201", number)
+	}
+}
+
+func TestARecordMayBeEmptyOrLarge(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	large := strings.Repeat("y", 3<<20)
+	add(t, l, "", large, "")
+	if diff := cmp.Diff(map[uint64]string{1: "", 2: large, 3: ""}, all(t, l)); diff != "" {
+		t.Error("it is not what was appended")
+	}
+	if _, err := l.Append(t.Context(), make([]byte, MaxRecord+1)); err == nil {
+		t.Error("a record that is too large was taken")
+	}
+	if _, err := l.Append(t.Context()); err == nil {
+		t.Error("nothing was taken")
+	}
+}
+
+// Many callers share a sync, each gets its own number, and the records of one stand in the order of its calls.
+func TestManyCallers(t *testing.T) {
+	t.Parallel()
+	const callers, each = 32, 50
+	l := open(t, t.TempDir(), Options{Segment: 2000})
+	numbers := make([][]uint64, callers)
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := range each {
+				number, err := l.Append(t.Context(), fmt.Appendf(nil, "%d-%d", c, i))
+				if err != nil {
+					t.Error(err)
+				}
+				numbers[c] = append(numbers[c], number)
+			}
+		})
+	}
+	wg.Wait()
+	found := all(t, l)
+	if len(found) != callers*each {
+		t.Errorf("%d records, want %d", len(found), callers*each)
+	}
+	for c := range callers {
+		for i, number := range numbers[c] {
+			if found[number] != fmt.Sprintf("%d-%d", c, i) || i > 0 && number <= numbers[c][i-1] {
+				t.Fatalf("record %d is %q, want %d-%d behind %d", number, found[number], c, i, numbers[c][max(0, i-1)])
+			}
+		}
+	}
+}
+
+func TestRoomIsGivenBack(t *testing.T) {
+	t.Parallel()
+	o := Options{Segment: 300}
+	l := open(t, t.TempDir(), o)
+	for i := range 60 {
+		add(t, l, record(i))
+	}
+	before := l.Stats()
+	if err := l.Drained(t.Context(), 30); err != nil {
+		t.Fatal(err)
+	}
+	half := l.Stats()
+	if half.Records != 30 || half.First != 31 || half.Segments >= before.Segments || half.Bytes >= before.Bytes {
+		t.Errorf("stats %+v, before %+v", half, before)
+	}
+	if found := all(t, l); len(found) != 30 || found[31] != record(30) {
+		t.Errorf("%d records, want those from 31 on", len(found))
+	}
+	if err := l.Drained(t.Context(), 1_000_000); err != nil {
+		t.Fatal(err)
+	}
+	if s := l.Stats(); s.Records != 0 || s.Segments != 1 || s.Bytes != int64(headerLength) || s.Next != 61 {
+		t.Errorf("stats of an empty one %+v", s)
+	}
+	// No number comes twice, also after a restart: the server knows them.
+	l = reopen(t, l, o)
+	if number := add(t, l, "next"); number != 61 {
+		t.Errorf("number %d, want 61", number)
+	}
+}
+
+// Segments that somebody deleted: numbers begin anew, and so must the ID, or the server would take new records for old ones.
+func TestDeletedSegmentsEndTheID(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	add(t, l, "a")
+	id := l.ID()
+	if err := os.Remove(segmentPath(l.Dir(), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if l = reopen(t, l, Options{}); l.ID() == id {
+		t.Error("the ID is the same, and the numbers begin anew")
+	}
+}
+
+func TestFullRefusesAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{Max: 2000, Segment: 500})
+	kept := 0
+	for {
+		_, err := l.Append(t.Context(), []byte(record(kept)))
+		if errors.Is(err, ErrFull) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept++
+	}
+	if s := l.Stats(); s.Bytes > 2000 || s.Bytes < 1800 || kept < 10 {
+		t.Errorf("%d records, stats %+v", kept, s)
+	}
+	if found := all(t, l); len(found) != kept {
+		t.Errorf("%d records, want %d", len(found), kept)
+	}
+	if err := l.Drained(t.Context(), uint64(kept/2)); err != nil {
+		t.Fatal(err)
+	}
+	add(t, l, "again")
+}
+
+// A disk that refuses: nothing is accepted and nothing that was is lost; when it takes writes again, so does the spool.
+func TestDiskThatRefuses(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	add(t, l, "before")
+	good := l.active // the keeper has nothing to do now, and is asked by a channel then
+	readOnly, err := os.Open(good.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.active = readOnly
+	for range 2 {
+		if _, err := l.Append(t.Context(), []byte("refused")); !errors.Is(err, ErrDisk) {
+			t.Errorf("got %v, want ErrDisk", err)
+		}
+	}
+	if s := l.Stats(); s.Err == nil || s.Records != 1 {
+		t.Errorf("stats %+v, want the error and one record", s)
+	}
+	l.active = good
+	_ = readOnly.Close()
+	// What a write that failed half-way has left is cut off, or it would be found by the next process.
+	if _, err := good.WriteAt(appendRecord(nil, 2, []byte("refused")), l.last().size); err != nil {
+		t.Fatal(err)
+	}
+	if number := add(t, l, "x"); number != 2 {
+		t.Errorf("number %d, want 2", number)
+	}
+	want := map[uint64]string{1: "before", 2: "x"}
+	if diff := cmp.Diff(want, all(t, l)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if l = reopen(t, l, Options{}); len(l.Damages()) > 0 || !cmp.Equal(want, all(t, l)) || l.Stats().Err != nil {
+		t.Errorf("damages %v, records %v", l.Damages(), all(t, l))
+	}
+}
+
+// The last two records cut at every byte: it opens, keeps every whole record, and says what it dropped.
+func TestCutAtEveryByte(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	add(t, l, "one", "two")
+	whole := l.Stats().Bytes
+	add(t, l, "three")
+	withThree := l.Stats().Bytes
+	add(t, l, "four")
+	end := l.Stats().Bytes
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(segmentPath(l.Dir(), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := whole; cut <= end; cut++ {
+		if err := os.WriteFile(segmentPath(l.Dir(), 1), content[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := map[uint64]string{1: "one", 2: "two"}
+		if cut >= withThree {
+			want[3] = "three"
+		}
+		if cut == end {
+			want[4] = "four"
+		}
+		l := open(t, filepath.Dir(l.Dir()), Options{})
+		if diff := cmp.Diff(want, all(t, l)); diff != "" {
+			t.Fatalf("cut at %d: -want +got:\n%s", cut, diff)
+		}
+		clean := cut == whole || cut == withThree || cut == end
+		if d := l.Damages(); clean && len(d) > 0 || !clean && (len(d) != 1 || !d[0].Torn || d[0].Record != uint64(len(want)+1)) {
+			t.Errorf("cut at %d: damages %v", cut, d)
+		}
+		if number := add(t, l, "next"); number != uint64(len(want)+1) {
+			t.Errorf("cut at %d: the next one has number %d", cut, number)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A byte that is wrong anywhere costs one record at most, or what stands behind it in its segment where its length is wrong; that is named, and a copy
+// of what can't be read is kept.
+func TestEveryByteWrong(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	l := open(t, base, Options{Segment: 60})
+	for i := range 6 {
+		add(t, l, fmt.Sprint("record-", i))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.ReadFile(segmentPath(l.Dir(), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(l.Dir(), "*"))
+	if err != nil || len(files) < 4 {
+		t.Fatal(files, err)
+	}
+	for at := headerLength; at < len(first); at++ {
+		dir := filepath.Join(t.TempDir(), "spool-0")
+		if err := os.CopyFS(dir, os.DirFS(l.Dir())); err != nil {
+			t.Fatal(err)
+		}
+		wrong := append([]byte(nil), first...)
+		wrong[at] ^= 0x41
+		if err := os.WriteFile(segmentPath(dir, 1), wrong, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := open(t, filepath.Dir(dir), Options{})
+		found := all(t, l)
+		lost := 6 - len(found)
+		d := l.Damages()
+		if len(d) != 1 || d[0].Torn || lost < 1 || !d[0].Rest && lost != 1 {
+			t.Fatalf("byte %d: %d lost, damages %v", at, lost, d)
+		}
+		for number, data := range found {
+			if want := fmt.Sprint("record-", number-1); data != want {
+				t.Fatalf("byte %d: record %d is %q, want %q", at, number, data, want)
+			}
+		}
+		if _, err := os.Stat(segmentPath(dir, 1) + ".damaged"); d[0].Rest != (err == nil) {
+			t.Errorf("byte %d: copy of what can't be read: %v, damage %v", at, err, d[0])
+		}
+		if number := add(t, l, "next"); number != 7 {
+			t.Errorf("byte %d: the next one has number %d", at, number)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A process that is killed while it appends has lost nothing that it was told was kept, and whoever comes next adopts it.
+func TestKilledProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	accepted := map[uint64]int{}
+	for round := range 3 {
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), childVariable+"="+dir)
+		child.SysProcAttr = redistest.DieWithParent()
+		child.Stderr = os.Stderr
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for i := 0; lines.Scan(); i++ {
+			number, err := strconv.ParseUint(lines.Text(), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, twice := accepted[number]; twice {
+				t.Fatalf("number %d came twice", number)
+			}
+			accepted[number] = i
+			if i == 100+37*round {
+				_ = child.Process.Kill() // and what it still says is read
+			}
+		}
+		_ = child.Wait()
+	}
+	l := open(t, dir, Options{})
+	if filepath.Base(l.Dir()) != "spool-0" {
+		t.Errorf("opened %s, want the dead one's", l.Dir())
+	}
+	found := all(t, l)
+	for number, i := range accepted {
+		if found[number] != record(i) {
+			t.Errorf("record %d is %q, want %q", number, found[number], record(i))
+		}
+	}
+	if len(found) > len(accepted)+3 { // the last one of each may have been kept without having been told
+		t.Errorf("%d records, %d were accepted", len(found), len(accepted))
+	}
+	for _, d := range l.Damages() {
+		t.Log(d)
+	}
+}
+
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b := open(t, dir, Options{}), open(t, dir, Options{})
+	if filepath.Base(a.Dir()) != "spool-0" || filepath.Base(b.Dir()) != "spool-1" || a.ID() == b.ID() {
+		t.Errorf("%s %s and %s %s", a.Dir(), a.ID(), b.Dir(), b.ID())
+	}
+	add(t, a, "of a")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(dir, "redis-2", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	if filepath.Base(other.Dir()) != "spool-2" || len(other.Others()) != 1 || filepath.Base(other.Others()[0]) != "spool-0" {
+		t.Errorf("a process of another server has %s, and leaves %v alone", other.Dir(), other.Others())
+	}
+	adopted := open(t, dir, Options{})
+	if adopted.ID() != a.ID() || len(all(t, adopted)) != 1 {
+		t.Errorf("adopted %s with %v, want a's", adopted.Dir(), all(t, adopted))
+	}
+}
+
+func TestClosedRefuses(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		l := open(t, t.TempDir(), Options{})
+		var wg sync.WaitGroup
+		kept := make([]error, 8)
+		for i := range kept {
+			wg.Go(func() { _, kept[i] = l.Append(context.Background(), []byte("x")) })
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		n := 0
+		for _, err := range kept {
+			switch {
+			case err == nil:
+				n++
+			case !errors.Is(err, ErrClosed):
+				t.Error(err)
+			}
+		}
+		l = open(t, filepath.Dir(l.Dir()), Options{})
+		if found := len(all(t, l)); found < n {
+			t.Fatalf("%d were accepted, %d are there", n, found)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A caller whose ctx ends gets to know that it does not know.
+func TestEndOfCtx(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Append(ctx, []byte("x")); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}

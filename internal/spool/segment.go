@@ -1,0 +1,158 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// segment is one file of the log.
+type segment struct {
+	path  string
+	first uint64 // number of its first record
+	count uint64 // records, those that are damaged included
+	size  int64  // up to the end of the last whole record
+}
+
+// next is the number behind its last record.
+func (s *segment) next() uint64 { return s.first + s.count }
+
+const segmentSuffix = ".log"
+
+func segmentPath(dir string, first uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%020d%s", first, segmentSuffix))
+}
+
+// createSegment makes an empty segment that survives a crash of the machine.
+func createSegment(dir string, first uint64) (*segment, *os.File, error) {
+	path := segmentPath(dir, first)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) // one of that name holds no record: its number would be taken
+	if err != nil {
+		return nil, nil, err
+	}
+	_, err = f.Write(appendHeader(nil, first))
+	if err = errors.Join(err, f.Sync(), syncDir(dir)); err != nil {
+		return nil, nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return &segment{path: path, first: first, size: int64(headerLength)}, f, nil
+}
+
+// Damage is what could not be read when a spool was opened.
+type Damage struct {
+	File   string
+	Offset int64
+	Bytes  int64
+	// Record is the number of the first record concerned. Torn means that it is what a crash left half-written: it was never accepted, and is cut off.
+	// Otherwise records that were accepted are lost: one, or where Rest is set at least one, all up to the end of the file.
+	Record uint64
+	Torn   bool
+	Rest   bool
+}
+
+func (d Damage) String() string {
+	switch {
+	case d.Torn:
+		return fmt.Sprintf("%s: %d bytes of a record that was never accepted were cut off at %d", d.File, d.Bytes, d.Offset)
+	case d.Rest:
+		return fmt.Sprintf("%s: damaged from record %d at %d on, %d bytes and at least one record are lost", d.File, d.Record, d.Offset, d.Bytes)
+	}
+	return fmt.Sprintf("%s: record %d at %d is damaged and lost", d.File, d.Record, d.Offset)
+}
+
+// walk visits the records of a segment's content, from offset on, of which the first has the given number. Where one is damaged and the next is
+// whole, only that one is passed over; else the rest is. It returns where the last whole record ends and the number behind it.
+func walk(content []byte, offset int, number uint64, visit func(number uint64, data []byte) (more bool), damaged func(Damage)) (end int, next uint64) {
+	for offset < len(content) {
+		data, size, err := parseRecord(content[offset:], number)
+		if err != nil {
+			size, err = afterDamage(content[offset:], number)
+			d := Damage{Offset: int64(offset), Bytes: int64(size), Record: number, Rest: err != nil}
+			if d.Rest {
+				d.Bytes = int64(len(content) - offset)
+				damaged(d)
+				break
+			}
+			damaged(d)
+		} else if !visit(number, data) {
+			break
+		}
+		offset += size
+		number++
+	}
+	return offset, number
+}
+
+// afterDamage returns how many bytes a damaged record takes, where its length is right: a whole record follows.
+func afterDamage(b []byte, number uint64) (size int, err error) {
+	if len(b) < recordHeader {
+		return 0, errTorn
+	}
+	length := int(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)
+	if length > MaxRecord || recordHeader+length >= len(b) {
+		return 0, errTorn
+	}
+	_, size, err = parseRecord(b[recordHeader+length:], number+1)
+	if err != nil || size == 0 {
+		return 0, errTorn
+	}
+	return recordHeader + length, nil
+}
+
+// openSegments reads all segments of a folder, the oldest first, and cuts off what a crash left half-written.
+func openSegments(dir string) (segments []*segment, damages []Damage, err error) {
+	entries, err := os.ReadDir(dir) // sorted by name, which is by number
+	if err != nil {
+		return nil, nil, err
+	}
+	names := slices.DeleteFunc(entries, func(e os.DirEntry) bool { return !strings.HasSuffix(e.Name(), segmentSuffix) })
+	for i, e := range names {
+		s, found, err := openSegment(filepath.Join(dir, e.Name()), i == len(names)-1)
+		damages = append(damages, found...)
+		if err != nil {
+			return nil, damages, err
+		}
+		if s != nil {
+			segments = append(segments, s)
+		}
+	}
+	return segments, damages, nil
+}
+
+// openSegment reads one segment; nil where it is none.
+func openSegment(path string, last bool) (s *segment, damages []Damage, err error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	first, ok := parseHeader(content)
+	if !ok {
+		// A crash while it was made; or a damage, and then it is left for a person to look at.
+		torn := last && len(content) <= headerLength
+		damages = append(damages, Damage{File: path, Bytes: int64(len(content)), Torn: torn, Rest: !torn})
+		if torn {
+			return nil, damages, os.Remove(path)
+		}
+		return nil, damages, os.Rename(path, path+".damaged")
+	}
+	end, next := walk(content, headerLength, first, func(uint64, []byte) bool { return true }, func(d Damage) {
+		d.File = path
+		damages = append(damages, d)
+	})
+	s = &segment{path: path, first: first, count: next - first, size: int64(end)}
+	if n := len(damages); n > 0 && damages[n-1].Rest {
+		rest := content[end:]
+		// An append is one write behind what was there: only the last segment can end in a part of one.
+		if damages[n-1].Torn = last; last {
+			damages[n-1].Rest = false
+		} else if err := writeSynced(path+".damaged", rest); err != nil {
+			return nil, damages, err
+		}
+		if err := os.Truncate(path, s.size); err != nil {
+			return nil, damages, err
+		}
+	}
+	return s, damages, nil
+}

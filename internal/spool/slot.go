@@ -1,0 +1,131 @@
+//go:build unix
+
+package spool
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// slot is a folder that this process has.
+type slot struct {
+	dir  string
+	lock *os.File
+	id   string
+}
+
+// owner says whose records a slot holds.
+type owner struct {
+	Server string `json:"server"` // that they are for
+	ID     string `json:"id"`     // of the spool
+}
+
+// maxSlots is how many processes may share a data folder.
+const maxSlots = 64
+
+// takeSlot takes the first slot of the folder that no living process has and that is for this server, or makes one. Those of other servers that
+// hold records and have nobody are returned as well.
+func takeSlot(dir, server string) (s *slot, others []string, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	for n := range maxSlots {
+		path := filepath.Join(dir, fmt.Sprintf("spool-%d", n))
+		s, foreign, err := openSlot(path, server)
+		switch {
+		case err != nil:
+			return nil, others, err
+		case foreign:
+			others = append(others, path)
+		case s != nil:
+			return s, others, nil
+		}
+	}
+	return nil, others, fmt.Errorf("all %d slots in %s are taken", maxSlots, dir)
+}
+
+// openSlot takes one slot; nil where a living process has it.
+func openSlot(path, server string) (s *slot, foreign bool, err error) {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, false, err
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, false, err
+	}
+	// The lock is the process's as long as the file is open: the kernel gives it up for a process that dies.
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, false, nil
+		}
+		return nil, false, fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	s = &slot{dir: path, lock: lock}
+	o, err := s.claim(server)
+	if err != nil || o.Server != server {
+		_ = lock.Close()
+		return nil, err == nil, err
+	}
+	s.id = o.ID
+	return s, false, nil
+}
+
+// claim reads whose slot it is, or makes it this server's.
+func (s *slot) claim(server string) (owner, error) {
+	path := filepath.Join(s.dir, "owner")
+	text, err := os.ReadFile(path)
+	var o owner
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(text, &o); err != nil || o.ID == "" {
+			return owner{}, fmt.Errorf("%s is damaged: it should say whose records these are", path)
+		}
+		return o, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return owner{}, err
+	}
+	return s.rename(server)
+}
+
+// rename gives the spool an ID that no spool has had.
+func (s *slot) rename(server string) (owner, error) {
+	o := owner{Server: server, ID: rand.Text()}
+	s.id = o.ID
+	text, _ := json.Marshal(o) // two strings always marshal
+	return o, writeSynced(filepath.Join(s.dir, "owner"), text)
+}
+
+// writeSynced writes a file so that it is there as a whole or not at all.
+func writeSynced(path string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes names in a folder survive a crash of the machine.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (s *slot) close() error { return s.lock.Close() }
