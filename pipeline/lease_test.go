@@ -94,3 +94,30 @@ func TestF12DeliveryThatIsTakenAwayEndsItsHandler(t *testing.T) {
 	}
 	_ = client.XAck(t.Context(), key, "g", pending.Lower)
 }
+
+// Other software in the group claims what was idle for long. What is being handled here is not idle.
+func TestF12OtherSoftwareClaimsNothingThatIsHandled(t *testing.T) {
+	t.Parallel()
+	server, namespace := redistest.Shared(t), redistest.Namespace(t)
+	client, key := server.Client(t), namespace+":booking"
+	b := openBus(t, Config{Redis: server.Options(), Namespace: namespace})
+	const idle = 1500 * time.Millisecond
+	began, handled := make(chan struct{}), newTally()
+	handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{ClaimIdle: idle}}, AllStreams, func(ctx context.Context, d *Delivery) error {
+		close(began)
+		for end := time.Now().Add(2 * idle); time.Now().Before(end); {
+			taken, _, err := client.XAutoClaimJustID(ctx, &redis.XAutoClaimArgs{Stream: key, Group: "g", Consumer: "theirs", MinIdle: idle, Start: "0"}).Result()
+			if err != nil || len(taken) > 0 {
+				t.Errorf("other software claimed %v: %v", taken, err)
+				break
+			}
+			<-time.After(20 * time.Millisecond)
+		}
+		handled.add(d.Event.ID)
+		return nil
+	})
+	publish(t, b, Event{ID: "slow", Type: "booking.created"})
+	within(t, "the delivery", began)
+	handled.await(t, 1)
+	awaitSettled(t, b, "booking", "g")
+}
