@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -67,7 +68,8 @@ func TestF18RefusedAckHoldsNothingElseUp(t *testing.T) {
 	allow("~*")
 	options := server.Options()
 	options.Username, options.Password = "worker", "secret"
-	b := openBus(t, Config{Redis: options})
+	log := newLogged()
+	b := openBus(t, Config{Redis: options, Logger: slog.New(log)})
 	taken := make(chan *message.Message, 2)
 	consume(t, b, GroupConfig{Group: "g", Patterns: []string{"aaa.*", "bbb.*"}}, AllStreams, func(m *message.Message, _ *Delivery) { taken <- m })
 	publish(t, b, Event{ID: "a", Type: "aaa.x"}, Event{ID: "b", Type: "bbb.x"})
@@ -78,6 +80,7 @@ func TestF18RefusedAckHoldsNothingElseUp(t *testing.T) {
 	}
 	allow("~bbb", "~{bbb}*", "~{aaa}*", "~millrace:*")
 	messages["a"].Ack()
+	awaitFact(t, "the refusal", func() bool { return len(log.with("results can't be written now")) > 0 })
 	messages["b"].Ack()
 	admin := openBus(t, Config{Redis: server.Options()})
 	awaitSettled(t, admin, "bbb", "g")
