@@ -242,3 +242,22 @@ func TestF64ErrorsThatNobodyHearsBlockNothing(t *testing.T) {
 		awaitFact(t, "the subscription", func() bool { return within(t, "an event", heard) == fmt.Sprint(i) })
 	}
 }
+
+// A consumer that has nothing to do and a bus that publishes nothing notice that the way to Redis is dead, and go on when it is not any more.
+func TestF04IdleConsumerNoticesADeadLink(t *testing.T) {
+	t.Parallel()
+	b, proxy := behind(t, redistest.Namespace(t))
+	handled := newTally()
+	consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, handled.ack)
+	awaitFact(t, "its place in the group", func() bool { return len(onlyConsumer(t, b).memberships()) == 1 })
+	proxy.Freeze()
+	begun := time.Now()
+	awaitFact(t, "the outage", func() bool { return b.State() == StateUnavailable })
+	if took := time.Since(begun); took > 8*time.Second { // 5 s on a machine that does nothing else
+		t.Errorf("it took %v", took)
+	}
+	proxy.Thaw()
+	awaitFact(t, "its end", func() bool { return b.State() == StateDurable })
+	publish(t, b, Event{ID: "after", Type: "booking.created"})
+	handled.await(t, 1)
+}

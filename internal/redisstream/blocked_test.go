@@ -91,3 +91,25 @@ func TestF10ReadThatIsNotAnswered(t *testing.T) {
 		t.Errorf("the next read, on a new connection: %v", err)
 	}
 }
+
+// A server that stands still is noticed a second after the longest wait of a read, not ten (go-redis adds so many).
+func TestF05BlockedReadGivesUpSoon(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	c := New(Config{Redis: server.Options(), MaxLen: 1000})
+	t.Cleanup(func() { _ = c.Close() })
+	consumer := Consumer{Group: "g", Name: "c"}
+	if _, err := c.Join(t.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(t.Context(), consumer, []string{"booking"}, 1, time.Millisecond); err != nil { // connects
+		t.Fatal(err)
+	}
+	server.Freeze(t)
+	t.Cleanup(func() { server.Thaw(t) })
+	begun := time.Now()
+	_, err := c.Read(t.Context(), consumer, []string{"booking"}, 1, MaxBlock)
+	if took := time.Since(begun); Classify(err) != Silent || took > MaxBlock+3*time.Second {
+		t.Errorf("%v after %v, want it silent within %v", err, took, MaxBlock+3*time.Second)
+	}
+}
