@@ -97,6 +97,40 @@ const (
 
 // newConsumer joins the group and starts the loops. An error means that a person must act; a server that is away does not.
 func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*consumer, error) {
+	c := prepareConsumer(ctx, b, cfg, topic)
+	err := c.addFirstStreams(ctx, c.assign)
+	if err == nil {
+		err = b.adopt(c)
+	}
+	if err != nil {
+		c.undo(err)
+		return nil, err
+	}
+	c.loops.start("deliver", c.deliverLoop)
+	c.loops.start("take over", c.takeOverLoop)
+	c.loops.start("suspects", func() { c.suspectLoop(&c.suspects) })
+	c.loops.start("dangerous", func() { c.suspectLoop(&c.dangerous) })
+	if _, all := c.named(); all {
+		c.loops.start("discover", c.discoverLoop)
+	}
+	c.tending.start("settle", c.settleLoop)
+	c.tending.start("beat", c.beatLoop)
+	c.tending.start("lease", c.leaseLoop)
+	context.AfterFunc(c.reading, func() { c.close() })
+	return c, nil
+}
+
+// initializeGroup joins the group and leaves it again. It reads nothing. It returns how many streams it has joined.
+func initializeGroup(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (int, error) {
+	c := prepareConsumer(ctx, b, cfg, topic)
+	err := c.addFirstStreams(ctx, func(string) {})
+	joined := len(c.memberships())
+	c.undo(context.Canceled)
+	return joined, err
+}
+
+// prepareConsumer returns a consumer that does nothing yet.
+func prepareConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) *consumer {
 	cfg = cfg.withDefaults()
 	c := &consumer{
 		bus: b, cfg: cfg, topic: topic, values: context.WithoutCancel(ctx), begun: time.Now(),
@@ -126,39 +160,19 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 	c.reading, c.stopReading = context.WithCancel(ctx)
 	c.handling, c.abandon = context.WithCancelCause(c.values)
 	c.tended, c.stopTending = context.WithCancel(context.Background())
-
-	err := c.addFirstStreams(ctx)
-	if err == nil {
-		err = b.adopt(c)
-	}
-	if err != nil {
-		c.undo(err)
-		return nil, err
-	}
-	c.loops.start("deliver", c.deliverLoop)
-	c.loops.start("take over", c.takeOverLoop)
-	c.loops.start("suspects", func() { c.suspectLoop(&c.suspects) })
-	c.loops.start("dangerous", func() { c.suspectLoop(&c.dangerous) })
-	if _, all := c.named(); all {
-		c.loops.start("discover", c.discoverLoop)
-	}
-	c.tending.start("settle", c.settleLoop)
-	c.tending.start("beat", c.beatLoop)
-	c.tending.start("lease", c.leaseLoop)
-	context.AfterFunc(c.reading, func() { c.close() })
-	return c, nil
+	return c
 }
 
 // addFirstStreams begins with the streams that there are. A server that is away is no error; one that refuses for good is, for the
 // streams that topic or patterns name.
-func (c *consumer) addFirstStreams(ctx context.Context) error {
+func (c *consumer) addFirstStreams(ctx context.Context, read func(stream string)) error {
 	streams, err := c.find(ctx)
 	if err != nil && !errors.Is(err, ErrUnavailable) {
 		return err
 	}
 	named, _ := c.named()
 	for _, s := range streams {
-		err := c.addStream(ctx, s, c.cfg.From == Now)
+		err := c.addStream(ctx, s, c.cfg.From == Now, read)
 		if errors.Is(err, ErrDenied) && !slices.Contains(named, s) || errors.Is(err, ErrUnavailable) {
 			continue // its reader tries again
 		}
@@ -225,15 +239,15 @@ func (c *consumer) handles(eventType string) bool {
 	return len(c.cfg.Patterns) == 0 || matchAny(c.cfg.Patterns, eventType)
 }
 
-// addStream begins to read a stream. Where it can't be joined now, its reader tries again.
-func (c *consumer) addStream(ctx context.Context, stream string, fromEnd bool) error {
+// addStream joins the group of a stream and has it read. Where it can't be joined now, its reader tries again.
+func (c *consumer) addStream(ctx context.Context, stream string, fromEnd bool, read func(stream string)) error {
 	c.mu.Lock()
 	if c.streams[stream] == nil {
 		c.streams[stream] = &membership{}
 	}
 	c.mu.Unlock()
 	err := c.join(ctx, stream, fromEnd)
-	c.assign(stream)
+	read(stream)
 	return err
 }
 
@@ -326,7 +340,7 @@ func (c *consumer) discoverLoop() {
 			known := c.streams[s] != nil
 			c.mu.Unlock()
 			if !known {
-				_ = c.addStream(c.reading, s, false) // its reader tries again
+				_ = c.addStream(c.reading, s, false, c.assign) // its reader tries again
 			}
 		}
 	}

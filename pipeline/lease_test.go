@@ -55,7 +55,7 @@ func TestF13DeliveriesOfOtherSoftwareAreClaimed(t *testing.T) {
 	_ = consumeNothing(t, b, g).Close()
 	publish(t, b, events(150, "booking.created")...) // more than one batch
 	started := time.Now()
-	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "theirs", Streams: []string{key, ">"}, Count: 150}).Result(); err != nil {
+	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "theirs", Streams: []string{key, ">"}, Count: 150, Block: -1}).Result(); err != nil {
 		t.Fatal(err)
 	}
 	handled := newTally()

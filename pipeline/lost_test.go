@@ -87,7 +87,7 @@ func TestF02GroupIsMadeAgainAtItsFrontier(t *testing.T) {
 	_ = sub.Close()
 	// A consumer that dies holds the next one: it beats, so that nobody claims it, and never again.
 	publish(t, b, Event{ID: "pending", Type: "booking.created"})
-	if read, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "dead", Streams: []string{key, ">"}, Count: 1}).Result(); err != nil || len(read) != 1 {
+	if read, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "dead", Streams: []string{key, ">"}, Count: 1, Block: -1}).Result(); err != nil || len(read) != 1 {
 		t.Fatal(read, err)
 	}
 	client.ZAdd(t.Context(), "{"+key+"}:alive:g", redis.Z{Score: 1, Member: "dead"})
@@ -126,7 +126,7 @@ func TestF23EntryThatIsGoneIsCountedAsLost(t *testing.T) {
 	r := publish(t, b, events(4, "booking.created")...)
 	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
 	_ = consumeNothing(t, b, g).Close() // makes the group
-	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "gone", Streams: []string{key, ">"}, Count: 4}).Result(); err != nil {
+	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "gone", Streams: []string{key, ">"}, Count: 4, Block: -1}).Result(); err != nil {
 		t.Fatal(err)
 	}
 	client.ZAdd(t.Context(), "{"+key+"}:alive:g", redis.Z{Score: 0, Member: "gone"}) // it has left
@@ -163,7 +163,7 @@ func TestF14OnlyWhatWasRunningMovesTowardsTheCrashLimit(t *testing.T) {
 	for i := range 5 {
 		ids = append(ids, string(publish(t, b, Event{ID: fmt.Sprint(i), Type: "booking.created"}).Outcomes[0].Position))
 	}
-	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "dead", Streams: []string{key, ">"}, Count: 5}).Result(); err != nil {
+	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "dead", Streams: []string{key, ">"}, Count: 5, Block: -1}).Result(); err != nil {
 		t.Fatal(err)
 	}
 	for i, n := range []int{1, 2, 2, 3, 4} { // the delivery counts that suspects have after 0, 1, 1, 2, 3 known crashes

@@ -76,7 +76,7 @@ func TestF20QuietConsumersLive(t *testing.T) {
 func deadConsumer(t *testing.T, client redis.UniversalClient, namespace, name string, n int) {
 	t.Helper()
 	key := namespace + ":booking"
-	if read, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: name, Streams: []string{key, ">"}, Count: int64(n)}).Result(); err != nil || len(read[0].Messages) != n {
+	if read, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: name, Streams: []string{key, ">"}, Count: int64(n), Block: -1}).Result(); err != nil || len(read[0].Messages) != n {
 		t.Fatal(read, err)
 	}
 	client.ZAdd(t.Context(), "{"+key+"}:alive:g", redis.Z{Score: 1, Member: name})
@@ -148,7 +148,7 @@ func TestF22OldEntryBehindYoungOnesIsFound(t *testing.T) {
 	publish(t, b, events(150, "booking.created")...)
 	old := publish(t, b, Event{ID: "old", Type: "booking.created"})
 	read := time.Now()
-	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "theirs", Streams: []string{key, ">"}, Count: 151}).Result(); err != nil {
+	if _, err := client.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "g", Consumer: "theirs", Streams: []string{key, ">"}, Count: 151, Block: -1}).Result(); err != nil {
 		t.Fatal(err)
 	}
 	if err := client.Do(t.Context(), "XCLAIM", key, "g", "theirs", 0, string(old.Outcomes[0].Position), "IDLE", time.Minute.Milliseconds(), "JUSTID").Err(); err != nil {

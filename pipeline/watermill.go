@@ -146,15 +146,11 @@ func (s *subscriber) SubscribeInitialize(topic string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	c, err := newConsumer(ctx, s.bus, s.cfg, topic)
-	if err != nil {
-		return err
+	joined, err := initializeGroup(ctx, s.bus, s.cfg, topic)
+	if err == nil && joined == 0 {
+		err = s.bus.link.unavailable("join group " + s.cfg.Group)
 	}
-	defer c.close()
-	if len(c.memberships()) == 0 {
-		return s.bus.link.unavailable("join group " + s.cfg.Group)
-	}
-	return nil
+	return err
 }
 
 // Close drains the consumers and closes nothing else.
