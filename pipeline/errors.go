@@ -31,6 +31,8 @@ var (
 	ErrDrainDeadline = errors.New("drain deadline has passed")
 	// ErrHandlerTimeout is the cause of a delivery's cancelled context when the handler has run for Policy.Timeout.
 	ErrHandlerTimeout = errors.New("handler timeout has passed")
+	// ErrConflict: PublishOptions.Key was used for other events within its window.
+	ErrConflict = errors.New("idempotency key was used for something else")
 	// ErrUnknownGroup: the stream has no group of that name.
 	ErrUnknownGroup = errors.New("no such group")
 	// ErrNoDeadLetter: the group has no dead letter at that position.

@@ -34,6 +34,9 @@ type memoryStream struct {
 	log    entryLog
 	marks  map[string]memoryMark // of writers
 	groups map[string]*memoryGroup
+
+	seen      map[string]memorySeen // by key
+	seenOrder []string              // keys, the oldest first
 }
 
 // memoryMark is the last append of a writer.
@@ -75,6 +78,11 @@ func (m *memory) stream(name string) *memoryStream {
 func (m *memory) Append(_ context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.append(stream, w, messages)
+}
+
+// append is Append with the lock held.
+func (m *memory) append(stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error) {
 	if m.closed {
 		return redisstream.ID{}, errMemoryClosed
 	}

@@ -2,8 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"time"
 )
 
@@ -44,8 +42,7 @@ func (s *onceStore) Mark(ctx context.Context, d *Delivery) error {
 
 // onceKey stands for the identity of an event: 132 bits of a hash, since IDs of others may be long, and two events must never share one.
 func onceKey(e *Event) string {
-	sum := sha256.Sum256([]byte(e.Source + "\x00" + e.ID))
-	return base64.RawURLEncoding.EncodeToString(sum[:])[:22]
+	return short("%s\x00%s", e.Source, e.ID)
 }
 
 // onceMarks are what a group in memory has done, the oldest at next once there are onceBound.

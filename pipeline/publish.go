@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -19,6 +20,13 @@ const (
 // PublishOptions vary one call of PublishWith.
 type PublishOptions struct {
 	Scope Scope
+	// Once appends an event only where none of the same source and ID was appended so to its stream within 10 minutes. The outcome of a repetition is that
+	// of the first, with Duplicate set. It is how to publish again what is Unknown.
+	Once bool
+	// Key does the same for the call as a whole, for 24 hours: the events of another call with this key, each by its place in the call, are answered
+	// with the outcomes of the first, or refused with ErrConflict where they are not the same. A stream remembers 1,000,000 of both in
+	// Redis and 100,000 in memory; the oldest go first.
+	Key string
 }
 
 // Publish makes the events durable and returns how durable each is now. Events of one subject from one caller are stored
@@ -61,10 +69,14 @@ func (b *Bus) publishAs(ctx context.Context, o PublishOptions, events []Event, i
 		c.outcomes[i] = Outcome{ID: stamped[i].ID, Type: stamped[i].Type}
 	}
 	messages := encodeAll(stamped)
+	waiting := make([]pending, len(stamped))
+	for i := range stamped {
+		waiting[i] = pending{call: c, index: i, stream: stamped[i].Stream(), message: messages[i], once: o.seenOf(i, len(events), &events[i], &stamped[i])}
+	}
 	if o.Scope == LocalOnly {
-		b.publishLocally(c, stamped, messages)
+		b.publishLocally(waiting)
 	} else {
-		b.queue(ctx, c, o.Scope, stamped, messages)
+		b.queue(ctx, o.Scope, stamped, waiting)
 	}
 	outcomes := c.wait(ctx)
 	done(outcomes)
@@ -107,9 +119,8 @@ func encodeAll(events []Event) []redisstream.Message {
 
 // queue hands the events to the writers. A subject always takes the same writer, so its events are stored in the order of the
 // calls; those without a subject stay together, so those of one call are.
-func (b *Bus) queue(ctx context.Context, c *call, scope Scope, events []Event, messages []redisstream.Message) {
+func (b *Bus) queue(ctx context.Context, scope Scope, events []Event, waiting []pending) {
 	remember := b.redis != nil && b.local != nil && scope == Everywhere
-	waiting := make([]pending, len(events))
 	queues := make([][]*pending, len(b.writers))
 	turn := int(b.nextTurn.Add(1) % uint64(len(b.writers)))
 	for i := range events {
@@ -118,7 +129,7 @@ func (b *Bus) queue(ctx context.Context, c *call, scope Scope, events []Event, m
 		if e.Subject != "" {
 			at = int(maphash.String(subjects, e.Subject) % uint64(len(b.writers)))
 		}
-		waiting[i] = pending{call: c, index: i, stream: e.Stream(), message: messages[i], remember: remember}
+		waiting[i].remember = remember
 		if queues[at] == nil {
 			queues[at] = make([]*pending, 0, len(events)-i)
 		}
@@ -135,17 +146,39 @@ func (b *Bus) queue(ctx context.Context, c *call, scope Scope, events []Event, m
 var subjects = maphash.MakeSeed()
 
 // publishLocally keeps the events in the memory of this process.
-func (b *Bus) publishLocally(c *call, events []Event, messages []redisstream.Message) {
+func (b *Bus) publishLocally(events []pending) {
 	for i := range events {
-		id, err := b.local.Append(b.stopped, events[i].Stream(), redisstream.Writer{}, messages[i:i+1])
+		p := &events[i]
+		a, err := p.appendTo(b.stopped, b.local)
+		if err == nil && a.Conflict {
+			err = fmt.Errorf("event %s: %w", a.UUID, ErrConflict)
+		} else if err != nil {
+			err = ErrClosed
+		}
 		if err != nil {
 			b.published.add(Refused, 1)
-			c.set(i, func(o *Outcome) { o.Durability, o.Err = Refused, ErrClosed })
+			p.call.set(p.index, func(o *Outcome) { o.Durability, o.Err = Refused, err })
 			continue
 		}
 		b.published.add(Volatile, 1)
-		c.set(i, func(o *Outcome) { o.Durability, o.Position = Volatile, positionOf(id) })
+		p.call.set(p.index, func(o *Outcome) {
+			o.ID, o.Durability, o.Position, o.Duplicate = a.UUID, Volatile, positionOf(a.ID), a.Duplicate
+		})
 	}
+}
+
+// appendTo appends one event to a log in memory.
+func (p *pending) appendTo(ctx context.Context, log streamLog) (redisstream.Appended, error) {
+	messages := []redisstream.Message{p.message}
+	if p.once == nil {
+		id, err := log.Append(ctx, p.stream, redisstream.Writer{}, messages)
+		return redisstream.Appended{ID: id, UUID: p.message.UUID}, err
+	}
+	appended, err := log.AppendOnce(ctx, p.stream, redisstream.Writer{}, messages, []redisstream.Seen{*p.once})
+	if err != nil {
+		return redisstream.Appended{}, err
+	}
+	return appended[0], nil
 }
 
 // wait returns the outcomes once they are all there. When ctx ends first, those that are not there yet are unknown: the append

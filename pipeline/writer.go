@@ -54,6 +54,7 @@ type pending struct {
 	stream   string
 	message  redisstream.Message
 	remember bool // in the memory of recent events, once it is stored
+	once     *redisstream.Seen
 }
 
 func (p *pending) size() int {
@@ -150,26 +151,29 @@ func (w *writer) close() {
 func (w *writer) appendLoop() {
 	for batch := w.take(); len(batch) > 0; batch = w.take() {
 		for len(batch) > 0 {
-			n := sameStream(batch)
+			n := together(batch)
 			w.append(batch[:n])
 			batch = batch[n:]
 		}
 	}
 }
 
-// sameStream moves the events of the first one's stream to the front, without changing their order, and counts them.
-func sameStream(batch []*pending) int {
-	stream := batch[0].stream
+// together moves the events that one append may carry with the first one to the front, without changing their order, and counts them: those of its
+// stream, up to one that is appended once where it is not, or the other way round.
+func together(batch []*pending) int {
+	first := batch[0]
 	n := 1
-	for n < len(batch) && batch[n].stream == stream {
+	for n < len(batch) && batch[n].stream == first.stream && (batch[n].once == nil) == (first.once == nil) {
 		n++
 	}
 	if n == len(batch) {
 		return n
 	}
 	rest := make([]*pending, 0, len(batch)-n)
+	ended := false
 	for _, p := range batch[n:] {
-		if p.stream == stream {
+		ended = ended || p.stream == first.stream && (p.once == nil) != (first.once == nil)
+		if p.stream == first.stream && !ended {
 			batch[n] = p
 			n++
 		} else {
@@ -183,7 +187,6 @@ func sameStream(batch []*pending) int {
 // append stores the events of one stream, repeating the same append while Redis is away, until the bus gives up on it.
 func (w *writer) append(batch []*pending) {
 	w.seq++
-	mark := redisstream.Writer{Name: w.name, Seq: w.seq}
 	messages := make([]redisstream.Message, len(batch))
 	for i, p := range batch {
 		messages[i] = p.message
@@ -197,10 +200,8 @@ func (w *writer) append(batch []*pending) {
 	ctx, cancel := context.WithTimeoutCause(w.bus.stopped, w.bus.cfg.OutageAfter, errOutage)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
-		first, err := w.bus.log.Append(ctx, stream, mark, messages)
+		err := w.send(ctx, batch, messages)
 		if err == nil {
-			w.bus.remember(batch, messages, first)
-			w.bus.stored(batch, first)
 			return
 		}
 		certain = certain && (redisstream.NotSent(err) || w.bus.redis == nil)
@@ -210,6 +211,28 @@ func (w *writer) append(batch []*pending) {
 		w.bus.failed(batch, stream, certain, err)
 		return
 	}
+}
+
+// send makes one attempt at an append, and tells the callers if it succeeds.
+func (w *writer) send(ctx context.Context, batch []*pending, messages []redisstream.Message) error {
+	mark, stream := redisstream.Writer{Name: w.name, Seq: w.seq}, batch[0].stream
+	if batch[0].once == nil {
+		first, err := w.bus.log.Append(ctx, stream, mark, messages)
+		if err == nil {
+			w.bus.remember(batch, messages, first)
+			w.bus.stored(batch, first)
+		}
+		return err
+	}
+	seen := make([]redisstream.Seen, len(batch))
+	for i, p := range batch {
+		seen[i] = *p.once
+	}
+	appended, err := w.bus.log.AppendOnce(ctx, stream, mark, messages, seen)
+	if err == nil {
+		w.bus.appended(batch, messages, appended)
+	}
+	return err
 }
 
 // errOutage ends an append that was repeated for long enough.

@@ -46,6 +46,8 @@ func (d *document) describePublish(cfg Config) {
 	simple, event := schemaOf[simpleEvent](d), schemaOf[cloudEvent](d)
 	publish.Parameters = append(publish.Parameters, &huma.Param{Name: pipeline.HeaderCorrelationID, In: "header", Schema: &huma.Schema{Type: huma.TypeString},
 		Description: "shared by everything that this request causes; 1 to 128 visible ASCII characters, made where it is missing or is not"})
+	publish.Parameters = append(publish.Parameters, &huma.Param{Name: "Idempotency-Key", In: "header", Schema: &huma.Schema{Type: huma.TypeString},
+		Description: "1 to 255 printable ASCII characters: a request with a key of the last 24 hours is answered like the first one, with duplicate true, and publishes nothing. An event that comes with an id is published once within 10 minutes without a key"})
 	attributes := d.schemas.SchemaFromRef(event.Ref).Properties
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
 		if name == "data" || name == "data_base64" || name == "datacontenttype" || attributes[name].ReadOnly {

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/rishi-platform/millrace/pipeline"
 )
@@ -26,9 +27,9 @@ type publishedEvent struct {
 }
 
 func (a *api) publish(w http.ResponseWriter, r *http.Request) {
-	if _, given := r.Header["Idempotency-Key"]; given {
-		// To ignore it would break the promise that the client relies on.
-		a.problem(w, invalid(fault{"header.Idempotency-Key", "is not supported yet"}))
+	key, p := idempotencyKey(r.Header)
+	if p != nil {
+		a.problem(w, *p)
 		return
 	}
 	asked, p := a.read(w, r)
@@ -36,12 +37,27 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) {
 		a.problem(w, *p)
 		return
 	}
-	receipt, err := a.bus.PublishWith(r.Context(), pipeline.PublishOptions{Scope: asked.scope}, asked.events...)
+	receipt, err := a.bus.PublishWith(r.Context(), pipeline.PublishOptions{Scope: asked.scope, Once: true, Key: key}, asked.events...)
 	if errors.Is(err, pipeline.ErrInvalid) { // of the call as a whole: one invalid event refuses all
 		a.problem(w, a.problemOf(r, err, asked.fault))
 		return
 	}
 	a.answer(w, r, asked, receipt)
+}
+
+// idempotencyKey returns the key under which a request is carried out once; empty where none is given. It is text of the client's own.
+func idempotencyKey(h http.Header) (string, *problem) {
+	keys, given := h["Idempotency-Key"]
+	if !given {
+		return "", nil
+	}
+	key := keys[0]
+	printable := strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+	if len(keys) > 1 || key == "" || len(key) > 255 || !printable {
+		p := invalid(fault{"header.Idempotency-Key", "want one of 1 to 255 printable ASCII characters"})
+		return "", &p
+	}
+	return key, nil
 }
 
 // answer tells what became of each event: with one status where they fared alike, else with one for each.

@@ -126,7 +126,9 @@ func TestPublishRefuses(t *testing.T) {
 		{"binary data without content type", "s3cr3t", plain, 415, "unsupported-media-type", nil},
 		{"binary data with a content type that is none", "s3cr3t", with(plain, "Content-Type: ;"), 415, "unsupported-media-type", nil},
 
-		{"idempotency key", one, []string{isJSON, "Idempotency-Key: s3cr3t"}, 422, "invalid", []string{"header.Idempotency-Key"}},
+		{"long idempotency key", one, []string{isJSON, "Idempotency-Key: " + strings.Repeat("s3cr3t", 50)}, 422, "invalid", []string{"header.Idempotency-Key"}},
+		{"two idempotency keys", one, []string{isJSON, "Idempotency-Key: s3cr3t", "Idempotency-Key: s3cr3t2"}, 422, "invalid", []string{"header.Idempotency-Key"}},
+		{"idempotency key of another script", one, []string{isJSON, "Idempotency-Key: s3cr3t\u00e9"}, 422, "invalid", []string{"header.Idempotency-Key"}},
 		{"empty idempotency key", one, []string{isJSON, "Idempotency-Key: "}, 422, "invalid", []string{"header.Idempotency-Key"}},
 		{"metadata too large", `{"type":"a","metadata":{"k":"` + strings.Repeat("s3cr3t", 3000) + `"}}`, []string{isJSON}, 413, "too-large", []string{"body.metadata"}},
 		{"metadata of a CloudEvent too large", "{}", with(plain, "ce-k: "+strings.Repeat("s3cr3t", 3000), isJSON), 413, "too-large", []string{"header"}},
@@ -432,5 +434,52 @@ func TestLocalOnlyIsVolatile(t *testing.T) {
 	a.into(t, &got)
 	if a.status != http.StatusAccepted || got.Events[0].Durability != "volatile" {
 		t.Errorf("got %d %s", a.status, a.body)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	h, b := inMemory(t)
+	body := `[{"type":"booking.created","payload":{"id":1}},{"type":"invoice.sent"}]`
+	var first, again published
+	post(t, h, body, isJSON, "Idempotency-Key: k-1").into(t, &first)
+	a := post(t, h, body, isJSON, "Idempotency-Key: k-1")
+	a.into(t, &again)
+	if a.status != http.StatusAccepted || len(again.Events) != 2 {
+		t.Fatalf("got %d %s", a.status, a.body)
+	}
+	for i, e := range again.Events {
+		was := first.Events[i]
+		if was.Duplicate || !e.Duplicate || e.ID != was.ID || *e.Position != *was.Position || e.Durability != was.Durability {
+			t.Errorf("event %d is told as %+v, want it like %+v and a duplicate", i, e, was)
+		}
+	}
+	post(t, h, strings.Replace(body, "1", "2", 1), isJSON, "Idempotency-Key: k-1").into(t, &again) // the first differs, the second is a repetition
+	if e := again.Events; e[0].Status != 422 || e[0].Problem == nil || e[0].Problem.Type != "urn:millrace:problem:idempotency-conflict" || e[1].Status != 202 || !e[1].Duplicate {
+		t.Errorf("another body under the key: %+v", e)
+	}
+	post(t, h, `{"type":"booking.created","payload":{"id":3}}`, isJSON, "Idempotency-Key: k-1").refuses(t, 422, "idempotency-conflict")
+	if n := len(stored(t, b)); n != 2 {
+		t.Errorf("%d events are stored, want 2", n)
+	}
+	post(t, h, body, isJSON, "Idempotency-Key: k-2")
+	if n := len(stored(t, b)); n != 4 {
+		t.Errorf("%d events are stored, want 4", n)
+	}
+}
+
+// An event that comes with an ID of the client's own is published once, without a key.
+func TestOwnIDIsPublishedOnce(t *testing.T) {
+	t.Parallel()
+	h, b := inMemory(t)
+	for i, want := range []bool{false, true} {
+		var got published
+		post(t, h, `{"specversion":"1.0","id":"e-1","source":"phone","type":"booking.created"}`, "Content-Type: application/cloudevents+json").into(t, &got)
+		if got.Events[0].Duplicate != want {
+			t.Errorf("time %d: %+v", i+1, got.Events[0])
+		}
+	}
+	if n := len(stored(t, b)); n != 1 {
+		t.Errorf("%d events are stored, want 1", n)
 	}
 }

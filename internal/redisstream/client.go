@@ -103,6 +103,7 @@ var sources embed.FS
 
 var (
 	appendScript   = load("append")
+	onceScript     = load("append_once")
 	joinScript     = load("join")
 	beatScript     = load("beat")
 	ackScript      = load("ack")

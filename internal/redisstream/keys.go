@@ -22,6 +22,10 @@ func (c *Client) metaKey(stream string) string { return c.companion(stream, "met
 // writersKey is a hash of the last append of each writer.
 func (c *Client) writersKey(stream string) string { return c.companion(stream, "writers") }
 
+// seenKey is a sorted set of the keys under which events were appended once, by when they are forgotten, and seenWhatKey a hash of what was appended.
+func (c *Client) seenKey(stream string) string     { return c.companion(stream, "seen") }
+func (c *Client) seenWhatKey(stream string) string { return c.companion(stream, "seen:what") }
+
 // laneKey is the private stream of one group.
 func (c *Client) laneKey(stream, group string) string { return c.companion(stream, "lane:"+group) }
 

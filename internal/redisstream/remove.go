@@ -15,7 +15,7 @@ func (c *Client) Remove(ctx context.Context, stream string) error {
 	if err != nil {
 		return err
 	}
-	keys := []string{c.streamKey(stream), c.metaKey(stream), c.writersKey(stream)}
+	keys := []string{c.streamKey(stream), c.metaKey(stream), c.writersKey(stream), c.seenKey(stream), c.seenWhatKey(stream)}
 	for _, g := range groups {
 		keys = append(keys, c.laneKey(stream, g), c.deferredKey(stream, g), c.waitingKey(stream, g), c.deadKey(stream, g), c.aliveKey(stream, g))
 	}

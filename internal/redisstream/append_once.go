@@ -1,0 +1,67 @@
+package redisstream
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// SeenBound is how many keys of a stream are remembered; beyond it the oldest go, which is counted.
+const SeenBound = 1_000_000
+
+// Seen makes an append happen once: not where one with the same key did within its window.
+type Seen struct {
+	Key    string // short text without NUL
+	Window time.Duration
+	Print  string // of what is appended, without NUL: another one under the same key is a conflict
+}
+
+// Appended is what became of a message that is appended once.
+type Appended struct {
+	ID        ID     // where it stands; zero: not known any more
+	UUID      string // of the event that stands there
+	Duplicate bool   // it was there already
+	Conflict  bool   // the key was used for something else, which stands there; nothing was appended
+}
+
+// AppendOnce is Append for messages that have a key each.
+func (c *Client) AppendOnce(ctx context.Context, stream string, w Writer, messages []Message, seen []Seen) ([]Appended, error) {
+	if err := c.register(ctx, stream); err != nil {
+		return nil, notSent{err}
+	}
+	args := make([]any, 0, 4+6*len(messages))
+	args = append(args, w.Name, strconv.FormatUint(w.Seq, 10), c.maxLen, SeenBound)
+	for i, m := range messages {
+		args = append(args, m.UUID, m.Metadata, m.Payload, seen[i].Key, seen[i].Window.Milliseconds(), seen[i].Print)
+	}
+	keys := []string{c.streamKey(stream), c.writersKey(stream), c.seenKey(stream), c.seenWhatKey(stream), c.metaKey(stream)}
+	rows, err := onceScript.Run(ctx, c.appends, keys, args...).Slice()
+	if err != nil {
+		return nil, err
+	}
+	appended := make([]Appended, len(messages))
+	for i, row := range rows {
+		if err := appended[i].parse(row); err != nil {
+			return nil, err
+		}
+	}
+	return appended, nil
+}
+
+func (a *Appended) parse(row any) error {
+	fields, ok := row.([]any)
+	if !ok || len(fields) != 3 {
+		return fmt.Errorf("append once: answer %v", row)
+	}
+	code, _ := fields[0].(int64)
+	position, _ := fields[1].(string)
+	a.UUID, _ = fields[2].(string)
+	a.Duplicate, a.Conflict = code == 1, code == 2
+	if position == "" {
+		return nil
+	}
+	var err error
+	a.ID, err = ParseID(position)
+	return err
+}

@@ -1,0 +1,108 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+const (
+	// onceWindow is how long an identity is remembered with PublishOptions.Once, keyWindow a key.
+	onceWindow = 10 * time.Minute
+	keyWindow  = 24 * time.Hour
+)
+
+// seenOf returns under which key an event of a call is appended once, and nil where it is not. Given is the event as the caller gave it: what was
+// stamped differs between two calls.
+func (o PublishOptions) seenOf(index, of int, given, stamped *Event) *redisstream.Seen {
+	switch {
+	case o.Key != "":
+		print := short("%s\x00%s\x00%s\x00%s\x00%s\x00%d\x00%s", given.ID, given.Type, given.Source, given.Subject, given.ContentType, of, given.Data)
+		return &redisstream.Seen{Key: short("key\x00%d\x00%s", index, o.Key), Window: keyWindow, Print: print}
+	case o.Once && given.ID != "": // else it is a new one
+		return &redisstream.Seen{Key: short("id\x00%s\x00%s", stamped.Source, stamped.ID), Window: onceWindow}
+	}
+	return nil
+}
+
+// short is text of 22 characters that stands for longer text: 132 bits of its SHA-256.
+func short(format string, args ...any) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, format, args...))
+	return base64.RawURLEncoding.EncodeToString(sum[:])[:22]
+}
+
+// appended tells the callers what became of events that are appended once.
+func (b *Bus) appended(batch []*pending, messages []redisstream.Message, appended []redisstream.Appended) {
+	durability := Stored
+	if b.redis == nil {
+		durability = Volatile
+	}
+	for i, p := range batch {
+		a := appended[i]
+		if a.Conflict {
+			b.published.add(Refused, 1)
+			p.call.set(p.index, func(o *Outcome) { o.Durability, o.Err = Refused, fmt.Errorf("event %s: %w", a.UUID, ErrConflict) })
+			continue
+		}
+		if !a.Duplicate && !a.ID.IsZero() {
+			b.remember(batch[i:i+1], messages[i:i+1], a.ID)
+		}
+		b.published.add(durability, 1)
+		p.call.set(p.index, func(o *Outcome) {
+			o.ID, o.Durability, o.Duplicate, o.Err = a.UUID, durability, a.Duplicate, nil
+			if !a.ID.IsZero() {
+				o.Position = positionOf(a.ID)
+			}
+		})
+	}
+}
+
+// memorySeen is what a stream in memory has appended once.
+type memorySeen struct {
+	redisstream.Appended
+	print string
+	until time.Time
+}
+
+// memorySeenBound is how many keys of a stream are remembered in memory.
+const memorySeenBound = 100_000
+
+func (m *memory) AppendOnce(_ context.Context, stream string, _ redisstream.Writer, messages []redisstream.Message, seen []redisstream.Seen) ([]redisstream.Appended, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.stream(stream)
+	appended := make([]redisstream.Appended, len(messages))
+	for i, one := range seen {
+		if known, ok := s.seen[one.Key]; ok && time.Now().Before(known.until) {
+			appended[i] = known.Appended
+			appended[i].Conflict = known.print != one.Print
+			appended[i].Duplicate = !appended[i].Conflict
+			continue
+		}
+		id, err := m.append(stream, redisstream.Writer{}, messages[i:i+1]) // no answer is lost on the way to memory: no mark is needed
+		if err != nil {
+			return nil, err
+		}
+		appended[i] = redisstream.Appended{ID: id, UUID: messages[i].UUID}
+		s.see(one, memorySeen{appended[i], one.Print, time.Now().Add(one.Window)})
+	}
+	return appended, nil
+}
+
+func (s *memoryStream) see(one redisstream.Seen, what memorySeen) {
+	if s.seen == nil {
+		s.seen = map[string]memorySeen{}
+	}
+	if _, again := s.seen[one.Key]; !again {
+		s.seenOrder = append(s.seenOrder, one.Key)
+	}
+	s.seen[one.Key] = what
+	for len(s.seenOrder) > memorySeenBound {
+		delete(s.seen, s.seenOrder[0])
+		s.seenOrder = s.seenOrder[1:]
+	}
+}

@@ -1,0 +1,203 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/redistest"
+)
+
+func TestPublishOnce(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		once := func(o PublishOptions, events ...Event) []Outcome {
+			t.Helper()
+			r, err := b.PublishWith(t.Context(), o, events...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.Outcomes
+		}
+		first := once(PublishOptions{Once: true}, Event{ID: "a", Type: "booking.created"}, Event{ID: "b", Type: "booking.created"}, Event{Type: "booking.created"})
+		again := once(PublishOptions{Once: true}, Event{ID: "b", Type: "booking.created", Data: []byte(`"other data"`)}, Event{ID: "c", Type: "booking.created"}, Event{Type: "booking.created"})
+		if !again[0].Duplicate || again[0].Position != first[1].Position || again[0].ID != "b" || again[1].Duplicate || again[2].Duplicate || first[1].Duplicate {
+			t.Errorf("first %+v, again %+v; want b once, and all else", first, again)
+		}
+		// The same ID of another source, or without Once, is another event.
+		if o := once(PublishOptions{Once: true}, Event{ID: "a", Source: "desk", Type: "booking.created"}); o[0].Duplicate {
+			t.Errorf("an event of another source is taken for a repetition: %+v", o)
+		}
+		if o := once(PublishOptions{}, Event{ID: "c", Type: "booking.created"}); o[0].Duplicate {
+			t.Errorf("an event without Once is taken for a repetition: %+v", o)
+		}
+		if n := len(records(t, b, Query{})); n != 7 {
+			t.Errorf("%d events are stored, want 7", n)
+		}
+	})
+}
+
+func TestPublishUnderAKey(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		call := func(key string, scope Scope, events ...Event) (Receipt, error) {
+			return b.PublishWith(t.Context(), PublishOptions{Key: key, Scope: scope}, events...)
+		}
+		two := []Event{{Type: "booking.created", Data: []byte("1")}, {Type: "invoice.issued", Data: []byte("2")}}
+		first, err := call("k", Everywhere, two...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := call("k", Everywhere, two...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range first.Outcomes {
+			first.Outcomes[i].Duplicate = true
+		}
+		if diff := cmp.Diff(first.Outcomes, again.Outcomes); diff != "" {
+			t.Errorf("the answer to a repetition, IDs included (-want +got):\n%s", diff)
+		}
+		for name, other := range map[string][]Event{
+			"other data":  {{Type: "booking.created", Data: []byte("3")}, two[1]},
+			"other type":  {{Type: "booking.cancelled", Data: []byte("1")}, two[1]},
+			"fewer":       two[:1],
+			"other order": {{Type: "booking.created", Data: []byte("2")}, {Type: "invoice.issued", Data: []byte("1")}},
+		} {
+			if r, err := call("k", Everywhere, other...); !errors.Is(err, ErrConflict) || r.Outcomes[0].Durability != Refused {
+				t.Errorf("%s under the same key: %v, %+v; want a conflict", name, err, r.Outcomes)
+			}
+		}
+		if r, err := call("l", Everywhere, two...); err != nil || r.Outcomes[0].Duplicate {
+			t.Errorf("another key: %v, %+v", err, r.Outcomes)
+		}
+		if n := len(records(t, b, Query{})); n != 4 {
+			t.Errorf("%d events are stored, want 4", n)
+		}
+		if b.local == nil {
+			return
+		}
+		for i := range 2 {
+			if r, err := call("local", LocalOnly, two[0]); err != nil || r.Outcomes[0].Duplicate != (i == 1) {
+				t.Errorf("local only, call %d: %v, %+v", i, err, r.Outcomes)
+			}
+		}
+	})
+}
+
+// Many callers repeat the same call at the same time: one of them stores it.
+func TestPublishOnceFromManyCallers(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		appended, positions := 0, map[Position]bool{}
+		for range 20 {
+			wg.Go(func() {
+				r, err := b.PublishWith(t.Context(), PublishOptions{Key: "k"}, Event{Type: "booking.created", Subject: "s"})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				positions[r.Outcomes[0].Position] = true
+				if !r.Outcomes[0].Duplicate {
+					appended++
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(records(t, b, Query{})); n != 1 || appended != 1 || len(positions) != 1 {
+			t.Errorf("%d stored, %d say that they stored it, at %v", n, appended, positions)
+		}
+	})
+}
+
+// Events with and without Once in one queue: those of a subject keep their order.
+func TestPublishOnceKeepsTheOrderOfASubject(t *testing.T) {
+	t.Parallel()
+	b := openBus(t, Config{Redis: redistest.Shared(t).Options(), Namespace: redistest.Namespace(t)})
+	var wg sync.WaitGroup
+	for s := range 8 {
+		wg.Go(func() {
+			for i := range 60 {
+				e := Event{ID: fmt.Sprintf("%d-%03d", s, i), Type: "booking.created", Subject: fmt.Sprint(s)}
+				if _, err := b.PublishWith(t.Context(), PublishOptions{Once: i%3 == 0}, e); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	last := map[string]string{}
+	n := 0
+	for _, r := range records(t, b, Query{}) {
+		if r.Event.ID <= last[r.Event.Subject] {
+			t.Errorf("%s stands behind %s", r.Event.ID, last[r.Event.Subject])
+		}
+		last[r.Event.Subject] = r.Event.ID
+		n++
+	}
+	if n != 8*60 {
+		t.Errorf("%d events, want %d", n, 8*60)
+	}
+}
+
+func TestTogetherKeepsOrder(t *testing.T) {
+	t.Parallel()
+	once := &redisstream.Seen{}
+	batch := []*pending{{index: 0, stream: "a"}, {index: 1, stream: "b"}, {index: 2, stream: "a"}, {index: 3, stream: "a", once: once}, {index: 4, stream: "a"}, {index: 5, stream: "b"}}
+	var got [][]int
+	for len(batch) > 0 {
+		n := together(batch)
+		var indexes []int
+		for _, p := range batch[:n] {
+			indexes = append(indexes, p.index)
+		}
+		got = append(got, indexes)
+		batch = batch[n:]
+	}
+	if diff := cmp.Diff([][]int{{0, 2}, {1, 5}, {3}, {4}}, got); diff != "" {
+		t.Errorf("appends (-want +got):\n%s", diff)
+	}
+}
+
+// A lost reply: the repetition of the append is no duplicate to its own caller. And keys end: by their window, and by their bound.
+func TestAppendOnceRepeatedAndForgotten(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		if b.redis == nil {
+			t.Skip("no reply is lost on the way to memory")
+		}
+		messages := []redisstream.Message{encode(&Event{ID: "e", Type: "booking.created"}), encode(&Event{ID: "f", Type: "booking.created"})}
+		seen := []redisstream.Seen{{Key: "e", Window: time.Hour}, {Key: "f", Window: 20 * time.Millisecond}}
+		one := redisstream.Writer{Name: "one", Seq: 7}
+		first, err := b.log.AppendOnce(t.Context(), "booking", one, messages, seen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := b.log.AppendOnce(t.Context(), "booking", one, messages[:1], seen[:1])
+		if err != nil || again[0] != first[0] || again[0].Duplicate {
+			t.Errorf("repeated: %+v, %v; want %+v", again, err, first[0])
+		}
+		other, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "other", Seq: 1}, messages[:1], seen[:1])
+		if err != nil || !other[0].Duplicate || other[0].ID != first[0].ID {
+			t.Errorf("by another writer: %+v, %v", other, err)
+		}
+		if _, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "one", Seq: 6}, messages, seen); err == nil {
+			t.Error("a packet that came late was taken")
+		}
+		seq := uint64(1)
+		awaitFact(t, "the end of a window", func() bool {
+			seq++
+			a, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "other", Seq: seq}, messages[1:], seen[1:])
+			return err == nil && !a[0].Duplicate
+		})
+	})
+}
