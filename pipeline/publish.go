@@ -193,7 +193,7 @@ func (c *call) wait(ctx context.Context) []Outcome {
 	for i := range outcomes {
 		if o := &outcomes[i]; o.Durability == Refused && o.Err == nil {
 			o.Durability = Unknown
-			o.Err = &RedisError{Op: "append", Kind: ErrUnknown, Err: context.Cause(ctx), Hint: "publish it again with the same id"}
+			o.Err = &RedisError{Op: "append", Kind: ErrUnknown, Err: context.Cause(ctx), Hint: "publish it again with the same id and PublishOptions.Once"}
 		}
 	}
 	return outcomes

@@ -290,7 +290,7 @@ func (b *Bus) failed(batch []*pending, stream string, certain bool, err error) {
 	err = b.redisError("append", stream, err)
 	if !certain {
 		durability = Unknown
-		err = &RedisError{Op: "append", Key: stream, Kind: ErrUnknown, Err: err, Hint: "publish it again with the same id"}
+		err = &RedisError{Op: "append", Key: stream, Kind: ErrUnknown, Err: err, Hint: "publish it again with the same id and PublishOptions.Once"}
 	}
 	b.published.add(durability, len(batch))
 	for _, p := range batch {
