@@ -30,7 +30,8 @@ type Bus struct {
 	writers   []*writer
 	nextTurn  atomic.Uint64 // of the writers, for events without a subject
 	published counters
-	link      *link // to Redis; nil without
+	link      *link     // to Redis; nil without
+	spool     *spooling // nil where there is none
 
 	loops   loops
 	stopped context.Context // ends when Close begins
@@ -73,10 +74,18 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.redis = redisstream.New(redisstream.Config{Redis: cfg.Redis, Namespace: cfg.Namespace, MaxLen: 2 * cfg.HardMaxLen})
 		b.log = b.redis
 		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1)}
+		if cfg.SpoolDir != "" {
+			if b.spool, err = openSpool(b); err != nil {
+				return nil, errors.Join(fmt.Errorf("open bus: %w", err), b.redis.Close())
+			}
+		}
 		if err := b.link.first(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("open bus: %w", err), b.redis.Close())
+			return nil, errors.Join(fmt.Errorf("open bus: %w", err), b.closeSpool(), b.redis.Close())
 		}
 		b.loops.start("link", b.link.loop)
+		if b.spool != nil {
+			b.loops.start("drain", b.spool.drainLoop)
+		}
 	}
 	for i := range cfg.Writers {
 		w := newWriter(b, fmt.Sprintf("%s-%d", b.instance, i))
@@ -157,8 +166,9 @@ func (b *Bus) Close(ctx context.Context) error {
 				b.local.Close()
 			}
 			b.loops.wait()
+			b.closeErr = b.closeSpool()
 			if b.redis != nil {
-				b.closeErr = b.redis.Close()
+				b.closeErr = errors.Join(b.closeErr, b.redis.Close())
 			}
 		}()
 	}
@@ -169,6 +179,19 @@ func (b *Bus) Close(ctx context.Context) error {
 		b.stop(context.Cause(ctx))
 		return fmt.Errorf("close bus: %w", context.Cause(ctx))
 	}
+}
+
+func (b *Bus) closeSpool() error {
+	if b.spool == nil {
+		return nil
+	}
+	return b.spool.log.Close()
+}
+
+// isAway reports whether Redis takes nothing now.
+func (b *Bus) isAway() bool {
+	state := b.State()
+	return state == StateUnavailable || state == StateSpooling
 }
 
 func (b *Bus) isClosed() bool {

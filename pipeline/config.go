@@ -22,9 +22,11 @@ type Config struct {
 	Service string
 	// Version is that of the service, shown in health. Default: none.
 	Version string
-	// SpoolDir is the folder for events that are accepted while Redis is away. Default: no spool; Publish fails with
-	// ErrUnavailable while Redis is away.
+	// SpoolDir is the folder for events that are accepted while Redis is away. A process takes a slot of its own in it, with what a dead one
+	// left there. Default: no spool; Publish fails with ErrUnavailable while Redis is away.
 	SpoolDir string
+	// SpoolBytes is the most that the spool may take on disk; beyond it Publish fails with ErrSpoolFull. Default: 1 GiB.
+	SpoolBytes int64
 	// RedisOnly makes the bus keep nothing itself: no spool, no memory of recent events, no local events.
 	RedisOnly bool
 
@@ -92,6 +94,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Writers, 4)
 	setDefault(&c.QueueEvents, 16_384)
 	setDefault(&c.OutageAfter, 5*time.Second)
+	setDefault(&c.SpoolBytes, 1<<30)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -99,6 +102,7 @@ func (c Config) withDefaults() (Config, error) {
 	for name, n := range map[string]int64{
 		"MaxLen": c.MaxLen, "HardMaxLen": c.HardMaxLen, "LocalMaxLen": int64(c.LocalMaxLen), "MaxDataBytes": int64(c.MaxDataBytes),
 		"MaxMetadataBytes": int64(c.MaxMetadataBytes), "Writers": int64(c.Writers), "QueueEvents": int64(c.QueueEvents), "OutageAfter": int64(c.OutageAfter),
+		"SpoolBytes": c.SpoolBytes,
 	} {
 		if n < 0 {
 			fault("%s is negative", name)

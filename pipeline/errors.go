@@ -31,6 +31,9 @@ var (
 	ErrDrainDeadline = errors.New("drain deadline has passed")
 	// ErrHandlerTimeout is the cause of a delivery's cancelled context when the handler has run for Policy.Timeout.
 	ErrHandlerTimeout = errors.New("handler timeout has passed")
+	// ErrSpoolFull: Redis is away, and the spool has no room; ErrSpoolFailed: it can't be written. Both are ErrUnavailable as well.
+	ErrSpoolFull   = fmt.Errorf("spool is full: %w", ErrUnavailable)
+	ErrSpoolFailed = fmt.Errorf("spool can't be written: %w", ErrUnavailable)
 	// ErrConflict: PublishOptions.Key was used for other events within its window.
 	ErrConflict = errors.New("idempotency key was used for something else")
 	// ErrUnknownGroup: the stream has no group of that name.

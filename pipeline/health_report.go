@@ -47,6 +47,9 @@ func (b *Bus) Health(ctx context.Context) Health {
 		}
 	}
 	b.stuckProblems(&h)
+	if b.spool != nil {
+		b.spool.health(&h)
+	}
 	if h.State == StateUnavailable {
 		h.problem("redis-unavailable", SeverityError, "redis is away and nothing else may keep events: publishing is refused", hintAway)
 	}
@@ -64,13 +67,15 @@ func (h *Health) problem(code, severity, text, hint string) {
 // conclude sets the status by the rules of DESIGN §9.
 func (h *Health) conclude() {
 	for _, p := range h.Problems {
-		if p.Severity == SeverityError {
+		if p.Severity == SeverityError && h.Status == StatusHealthy {
 			h.Status = StatusDegraded
 		}
 	}
 	switch h.State {
 	case StateSpooling, StateDraining:
-		h.Status = StatusDegraded
+		if h.Status == StatusHealthy {
+			h.Status = StatusDegraded
+		}
 	case StateUnavailable:
 		h.Status = StatusUnhealthy
 	}
@@ -100,7 +105,7 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 	if l.lastError != nil {
 		h.Redis.LastError = l.lastError.Error()
 	}
-	away := l.state == StateUnavailable
+	away := l.state == StateUnavailable || l.state == StateSpooling
 	l.mu.Unlock()
 	if away {
 		return false

@@ -94,7 +94,7 @@ func (l *link) loop() {
 		}
 		pause := checkEvery
 		switch l.note(l.ping(l.bus.stopped, checkTimeout)); {
-		case l.current() == StateUnavailable:
+		case l.bus.isAway():
 			pause = checkSoon
 		case !l.isConnected():
 			pause = 0 // whether it is away is to be known soon
@@ -141,24 +141,48 @@ func (l *link) note(latency time.Duration, err error) {
 		}
 		l.failures++
 		if l.failures >= outageFailures && time.Since(l.failing) >= outageMinimum {
-			l.state = StateUnavailable
+			if l.state = StateUnavailable; l.bus.spool != nil {
+				l.state = StateSpooling
+			}
 		}
 	default:
 		// A server that refuses for good is there: publishing says what it refuses.
 		l.connected, l.failures = true, 0
-		l.state = StateDurable
+		if l.state = StateDurable; l.bus.spool != nil && !l.bus.spool.isEmpty() {
+			l.state = StateDraining
+		}
 	}
 	to := l.state
 	if from != to {
 		l.since = time.Now()
 	}
 	l.mu.Unlock()
+	l.changed(from, to, err)
+}
 
-	if from != to {
-		l.bus.logger.Log(context.Background(), levelOf(to), "state of the bus changed", "from", from, "to", to, "cause", err)
-		if l.bus.cfg.Hooks.State != nil {
-			l.bus.cfg.Hooks.State(from, to, err)
-		}
+// drained notes that the spool is empty.
+func (l *link) drained() {
+	l.mu.Lock()
+	from := l.state
+	if from == StateDraining {
+		l.state, l.since = StateDurable, time.Now()
+	}
+	to := l.state
+	l.mu.Unlock()
+	l.changed(from, to, nil)
+}
+
+// changed says that the state has changed, if it has.
+func (l *link) changed(from, to State, cause error) {
+	if from == to {
+		return
+	}
+	l.bus.logger.Log(context.Background(), levelOf(to), "state of the bus changed", "from", from, "to", to, "cause", cause)
+	if l.bus.cfg.Hooks.State != nil {
+		l.bus.cfg.Hooks.State(from, to, cause)
+	}
+	if l.bus.spool != nil {
+		l.bus.spool.wake()
 	}
 }
 
@@ -182,7 +206,7 @@ func deniedHint(err error) string {
 }
 
 func levelOf(s State) slog.Level {
-	if s == StateUnavailable {
+	if s == StateUnavailable || s == StateSpooling {
 		return slog.LevelError
 	}
 	return slog.LevelInfo

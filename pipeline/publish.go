@@ -71,12 +71,13 @@ func (b *Bus) publishAs(ctx context.Context, o PublishOptions, events []Event, i
 	messages := encodeAll(stamped)
 	waiting := make([]pending, len(stamped))
 	for i := range stamped {
-		waiting[i] = pending{call: c, index: i, stream: stamped[i].Stream(), message: messages[i], once: o.seenOf(i, len(events), &events[i], &stamped[i])}
+		waiting[i] = pending{call: c, index: i, stream: stamped[i].Stream(), message: messages[i], once: o.seenOf(i, len(events), &events[i], &stamped[i]),
+			subject: stamped[i].Subject, spoolable: o.Scope == Everywhere}
 	}
 	if o.Scope == LocalOnly {
 		b.publishLocally(waiting)
 	} else {
-		b.queue(ctx, o.Scope, stamped, waiting)
+		b.queue(ctx, o.Scope, waiting)
 	}
 	outcomes := c.wait(ctx)
 	done(outcomes)
@@ -93,7 +94,7 @@ func (b *Bus) admit(ctx context.Context, o PublishOptions) error {
 		return invalidCall("options.localOnly", "the bus keeps nothing itself in mode redis-only")
 	case o.Scope == RedisOnly && b.redis == nil:
 		return invalidCall("options.redisOnly", "no redis is configured")
-	case o.Scope != LocalOnly && b.State() == StateUnavailable:
+	case o.Scope != LocalOnly && b.State() == StateUnavailable, o.Scope == RedisOnly && b.isAway():
 		return b.link.unavailable("append")
 	}
 	return nil
@@ -119,22 +120,29 @@ func encodeAll(events []Event) []redisstream.Message {
 
 // queue hands the events to the writers. A subject always takes the same writer, so its events are stored in the order of the
 // calls; those without a subject stay together, so those of one call are.
-func (b *Bus) queue(ctx context.Context, scope Scope, events []Event, waiting []pending) {
+func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 	remember := b.redis != nil && b.local != nil && scope == Everywhere
 	queues := make([][]*pending, len(b.writers))
 	turn := int(b.nextTurn.Add(1) % uint64(len(b.writers)))
-	for i := range events {
-		e := &events[i]
+	var spooled []*pending
+	idle := b.spool.isIdle()
+	for i := range waiting {
+		p := &waiting[i]
+		p.remember = remember
+		if !idle && b.spool.takes(p) {
+			spooled = append(spooled, p)
+			continue
+		}
 		at := turn
-		if e.Subject != "" {
-			at = int(maphash.String(subjects, e.Subject) % uint64(len(b.writers)))
+		if p.subject != "" {
+			at = int(maphash.String(subjects, p.subject) % uint64(len(b.writers)))
 		}
-		waiting[i].remember = remember
 		if queues[at] == nil {
-			queues[at] = make([]*pending, 0, len(events)-i)
+			queues[at] = make([]*pending, 0, len(waiting)-i)
 		}
-		queues[at] = append(queues[at], &waiting[i])
+		queues[at] = append(queues[at], p)
 	}
+	b.spool.keep(ctx, spooled) // at once, since nobody else waits for it
 	for at, queue := range queues {
 		if len(queue) > 0 {
 			b.writers[at].put(ctx, queue)

@@ -3,8 +3,10 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +57,9 @@ type pending struct {
 	message  redisstream.Message
 	remember bool // in the memory of recent events, once it is stored
 	once     *redisstream.Seen
+
+	subject   string
+	spoolable bool // it may go into the spool
 }
 
 func (p *pending) size() int {
@@ -66,7 +71,9 @@ func (p *pending) size() int {
 type writer struct {
 	bus  *Bus
 	name string
-	seq  uint64 // used by appendLoop only
+	seq  uint64 // used by appendLoop only, like renamed
+
+	renamed int // how often it was
 
 	mu     sync.Mutex // guards what follows
 	queue  []*pending
@@ -186,13 +193,18 @@ func together(batch []*pending) int {
 
 // append stores the events of one stream, repeating the same append while Redis is away, until the bus gives up on it.
 func (w *writer) append(batch []*pending) {
+	spooled, batch := w.bus.spool.divide(batch) // Redis has gone away while they were queued, or others of their subject had to be spooled
+	w.bus.spool.keep(w.bus.stopped, spooled)
+	if len(batch) == 0 {
+		return
+	}
 	w.seq++
 	messages := make([]redisstream.Message, len(batch))
 	for i, p := range batch {
 		messages[i] = p.message
 	}
 	stream := batch[0].stream
-	if b := w.bus; b.link != nil && b.State() == StateUnavailable {
+	if b := w.bus; b.link != nil && b.isAway() {
 		b.refuse(batch, b.link.unavailable("append")) // it has become so while they were queued
 		return
 	}
@@ -208,8 +220,42 @@ func (w *writer) append(batch []*pending) {
 		if redisstream.Classify(err) == redisstream.Away && w.bus.waitForRedis(ctx, attempt) {
 			continue
 		}
+		w.giveUp(batch, stream, certain, err)
+		return
+	}
+}
+
+// giveUp ends an append that failed. Where Redis is away what may be spooled is.
+func (w *writer) giveUp(batch []*pending, stream string, certain bool, err error) {
+	class := redisstream.Classify(err)
+	away := class == redisstream.Away || class == redisstream.ReadOnly || errors.Is(err, errOutage) || errors.Is(err, context.DeadlineExceeded)
+	if w.bus.spool == nil || !away || w.bus.stopped.Err() != nil {
 		w.bus.failed(batch, stream, certain, err)
 		return
+	}
+	spoolable := batch[:0:0]
+	others := batch[:0:0]
+	for _, p := range batch {
+		if p.spoolable {
+			spoolable = append(spoolable, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	switch {
+	case certain:
+		w.bus.failed(others, stream, true, err)
+		w.bus.spool.keep(w.bus.stopped, spoolable)
+	case len(spoolable) == 0:
+		w.bus.failed(batch, stream, false, err)
+	default:
+		// The append as a whole is what may have been carried out, so it is what is repeated. This writer goes on under another name: an append of
+		// its own would make that one come too late.
+		w.bus.failed(others, stream, false, err)
+		w.bus.spool.keepDoubtful(w.bus.stopped, batch, redisstream.Writer{Name: w.name, Seq: w.seq}, spoolable)
+		w.renamed++
+		w.seq = 0
+		w.name = fmt.Sprintf("%s.%d", strings.TrimSuffix(w.name, fmt.Sprintf(".%d", w.renamed-1)), w.renamed)
 	}
 }
 
@@ -245,7 +291,7 @@ func (b *Bus) waitForRedis(ctx context.Context, attempt int) bool {
 		return false
 	}
 	b.link.suspect()
-	if b.State() == StateUnavailable {
+	if b.isAway() {
 		return false
 	}
 	pause := min(10*time.Millisecond<<min(attempt, 6), 500*time.Millisecond)

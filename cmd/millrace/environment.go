@@ -30,7 +30,7 @@ var environment = []envVar{
 	{"MILLRACE_HARD_MAX_LEN", "--hard-max-len", "half of the length at which a stream in Redis is cut, whatever was read", "10 x max-len"},
 	{"MILLRACE_ADDR", "--addr", "where serve listens", "127.0.0.1:8080"},
 	{"MILLRACE_ALLOW_ANONYMOUS", "--allow-anonymous", "everybody who reaches the port is an administrator", "false"},
-	{"MILLRACE_DATA_DIR", "--data-dir", "off: serve keeps nothing outside of Redis; a folder is made and checked at start", ""},
+	{"MILLRACE_DATA_DIR", "--data-dir", "folder for the spool of serve: events that are published while Redis is away; off: keep nothing outside of Redis", ""},
 	{"MILLRACE_DEMO", "--demo", "serve runs a booking workload", "false"},
 	{"MILLRACE_SERVER", "--server", "server that one-shot verbs speak HTTP to", ""},
 	{"MILLRACE_CONCURRENCY", "--concurrency", "events that work handles at the same time", "cores"},

@@ -56,7 +56,7 @@ Without credentials everybody who reaches the port is an administrator, so it li
 	f := cmd.Flags()
 	f.StringVar(&s.addr, "addr", "127.0.0.1:8080", "where to listen, host:port")
 	f.BoolVar(&s.allowAnonymous, "allow-anonymous", false, "everybody who reaches the port is an administrator; listen on any address")
-	f.StringVar(&s.dataDir, "data-dir", "", "off: keep nothing outside of Redis (mode redis-only); a folder is made and checked at start, for what must survive a restart of this process")
+	f.StringVar(&s.dataDir, "data-dir", "", "folder for the spool: events that are published while Redis is away; off: keep nothing outside of Redis (mode redis-only); none: refuse them")
 	f.BoolVar(&s.demo, "demo", false, "run a booking workload as well, to have something to look at")
 	return cmd
 }
@@ -79,6 +79,7 @@ func (s *serveVerb) run(cmd *cobra.Command, _ []string) error {
 		if err := checkDataDir(s.dataDir); err != nil {
 			return err
 		}
+		cfg.SpoolDir = s.dataDir
 	}
 	// The port first: nothing is begun, neither with Redis nor with the demo, by a server that can't serve.
 	listener, err := net.Listen("tcp", s.addr)

@@ -112,6 +112,10 @@ func (a *api) problemOf(r *http.Request, err error, tell func(pipeline.Fault) fa
 		return problem{status: http.StatusTooManyRequests, code: "back-pressure", detail: reason(err), retry: true}
 	case errors.Is(err, pipeline.ErrDenied):
 		return problem{status: http.StatusInternalServerError, code: "redis-refused", detail: reason(err)}
+	case errors.Is(err, pipeline.ErrSpoolFull):
+		return problem{status: http.StatusServiceUnavailable, code: "spool-full", detail: "redis is away, and the spool has no room" + hint(err), retry: true}
+	case errors.Is(err, pipeline.ErrSpoolFailed):
+		return problem{status: http.StatusServiceUnavailable, code: "spool-error", detail: "redis is away, and the spool can't be written" + hint(err), retry: true}
 	case errors.Is(err, pipeline.ErrUnavailable):
 		return problem{status: http.StatusServiceUnavailable, code: "redis-unavailable", detail: "redis can't do it now, and nothing else may" + hint(err), retry: true}
 	}

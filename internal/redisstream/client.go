@@ -104,6 +104,7 @@ var sources embed.FS
 var (
 	appendScript   = load("append")
 	onceScript     = load("append_once")
+	drainScript    = load("drain")
 	joinScript     = load("join")
 	beatScript     = load("beat")
 	ackScript      = load("ack")

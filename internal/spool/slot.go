@@ -1,5 +1,3 @@
-//go:build unix
-
 package spool
 
 import (
@@ -9,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // slot is a folder that this process has.
@@ -58,13 +55,9 @@ func openSlot(path, server string) (s *slot, foreign bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	// The lock is the process's as long as the file is open: the kernel gives it up for a process that dies.
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if taken, err := tryLock(lock); err != nil || taken {
 		_ = lock.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, false, nil
-		}
-		return nil, false, fmt.Errorf("lock %s: %w", lock.Name(), err)
+		return nil, false, err
 	}
 	s = &slot{dir: path, lock: lock}
 	o, err := s.claim(server)

@@ -1,0 +1,11 @@
+//go:build !unix
+
+package spool
+
+import (
+	"errors"
+	"os"
+)
+
+// tryLock: a lock that ends with its process is there on Unix only.
+func tryLock(*os.File) (bool, error) { return false, errors.ErrUnsupported }

@@ -1,0 +1,103 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// spooled is one record of the spool: an event that certainly is not in Redis, or an append of which nobody knows. That one is the same append again
+// when it is drained, with the same writer and sequence, so that it is stored once whatever became of the first time.
+type spooled struct {
+	stream   string
+	at       time.Time          // when it was accepted
+	doubtful redisstream.Writer // of an append of which nobody knows; empty: of none
+	events   []spooledEvent
+}
+
+type spooledEvent struct {
+	subject string
+	message redisstream.Message
+	once    *redisstream.Seen
+}
+
+// spoolVersion is the first byte of each record.
+const spoolVersion = 1
+
+func (s *spooled) encode() []byte {
+	b := []byte{spoolVersion}
+	text := func(t string) { b = append(binary.AppendUvarint(b, uint64(len(t))), t...) }
+	text(s.stream)
+	b = binary.AppendVarint(b, s.at.UnixMilli())
+	text(s.doubtful.Name)
+	b = binary.AppendUvarint(b, s.doubtful.Seq)
+	b = binary.AppendUvarint(b, uint64(len(s.events)))
+	for _, e := range s.events {
+		text(e.subject)
+		text(e.message.UUID)
+		text(e.message.Metadata)
+		text(e.message.Payload)
+		if e.once == nil {
+			text("")
+			continue
+		}
+		text(e.once.Key)
+		b = binary.AppendVarint(b, e.once.Window.Milliseconds())
+		text(e.once.Print)
+	}
+	return b
+}
+
+var errSpoolRecord = errors.New("record of the spool can't be read: it is of another version, or damaged")
+
+func decodeSpooled(b []byte) (s spooled, err error) {
+	if len(b) == 0 || b[0] != spoolVersion {
+		return s, errSpoolRecord
+	}
+	b = b[1:]
+	ok := true
+	number := func() uint64 {
+		n, size := binary.Uvarint(b)
+		if size <= 0 {
+			ok, b = false, nil
+			return 0
+		}
+		b = b[size:]
+		return n
+	}
+	signed := func() int64 {
+		n, size := binary.Varint(b)
+		if size <= 0 {
+			ok, b = false, nil
+			return 0
+		}
+		b = b[size:]
+		return n
+	}
+	text := func() string {
+		n := number()
+		if n > uint64(len(b)) {
+			ok, b = false, nil
+			return ""
+		}
+		t := string(b[:n])
+		b = b[n:]
+		return t
+	}
+	s.stream = text()
+	s.at = time.UnixMilli(signed()).UTC()
+	s.doubtful = redisstream.Writer{Name: text(), Seq: number()}
+	for n := number(); n > 0 && ok; n-- {
+		e := spooledEvent{subject: text(), message: redisstream.Message{UUID: text(), Metadata: text(), Payload: text()}}
+		if key := text(); key != "" {
+			e.once = &redisstream.Seen{Key: key, Window: time.Duration(signed()) * time.Millisecond, Print: text()}
+		}
+		s.events = append(s.events, e)
+	}
+	if !ok || len(b) > 0 || len(s.events) == 0 {
+		return s, errSpoolRecord
+	}
+	return s, nil
+}

@@ -1,0 +1,248 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/spool"
+)
+
+// spooling keeps events on disk while Redis is away, and brings them there when it is back (DESIGN §9).
+//
+// An event goes into the spool when Redis is away, and when an event of its subject is there still, so that those of a subject keep their order. An
+// append whose outcome nobody knows goes there as it was, and is repeated as it was.
+type spooling struct {
+	bus  *Bus
+	log  *spool.Log
+	kick chan struct{} // asks drainLoop to look
+
+	mu     sync.Mutex // guards what follows
+	held   map[subjectKey]int
+	oldest time.Time // when the oldest record that is not drained was accepted; zero: none is known
+	stuck  error     // why the drain can't go on, though Redis is there; nil: it can
+}
+
+// subjectKey names a subject of a stream.
+type subjectKey struct{ stream, subject string }
+
+// openSpool opens the spool of a bus, with what a process before it has left there.
+func openSpool(b *Bus) (*spooling, error) {
+	o := b.cfg.Redis
+	server := fmt.Sprintf("%s %s/%d", strings.Join(o.Addrs, ","), o.MasterName, o.DB)
+	log, err := spool.Open(filepath.Join(b.cfg.SpoolDir, cmp.Or(b.cfg.Namespace, "default")), server, spool.Options{Max: b.cfg.SpoolBytes})
+	if err != nil {
+		return nil, err
+	}
+	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]int{}}
+	for _, d := range log.Damages() {
+		b.logger.Error("spool was damaged", "damage", d.String())
+	}
+	for _, dir := range log.Others() {
+		b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
+	}
+	r := log.Reader()
+	defer r.Close()
+	n := 0
+	for {
+		records, err := r.Read(drainRecords)
+		if err != nil {
+			return nil, errors.Join(err, log.Close())
+		}
+		if len(records) == 0 {
+			break
+		}
+		for _, one := range records {
+			if record, err := decodeSpooled(one.Data); err == nil { // drainLoop complains
+				s.hold(&record)
+				n += len(record.events)
+			}
+		}
+	}
+	if n > 0 {
+		b.logger.Warn("spool holds events of an earlier process; they are drained", "events", n, "dir", log.Dir())
+	}
+	return s, nil
+}
+
+// hold notes that a record is in the spool, let that it is not any more.
+func (s *spooling) hold(r *spooled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range r.events {
+		s.held[subjectKey{r.stream, e.subject}]++
+	}
+	if s.oldest.IsZero() {
+		s.oldest = r.at
+	}
+}
+
+func (s *spooling) let(r *spooled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range r.events {
+		k := subjectKey{r.stream, e.subject}
+		if s.held[k]--; s.held[k] <= 0 {
+			delete(s.held, k)
+		}
+	}
+	s.oldest = r.at
+	if len(s.held) == 0 {
+		s.oldest = time.Time{}
+	}
+}
+
+// isEmpty reports whether nothing is to be drained.
+func (s *spooling) isEmpty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held) == 0
+}
+
+// mustHold reports whether an event has to go behind others of its subject. Those without a subject have no order to keep.
+func (s *spooling) mustHold(p *pending) bool {
+	if p.subject == "" {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held[subjectKey{p.stream, p.subject}] > 0
+}
+
+// takes reports whether an event goes into the spool instead of to Redis.
+func (s *spooling) takes(p *pending) bool {
+	return s != nil && p.spoolable && (s.bus.State() == StateSpooling || s.mustHold(p))
+}
+
+// isIdle reports whether nothing goes into the spool now. It is asked for each append.
+func (s *spooling) isIdle() bool { return s == nil || s.bus.State() != StateSpooling && s.isEmpty() }
+
+// divide takes those events out of a call or a batch that go into the spool.
+func (s *spooling) divide(events []*pending) (spooled, others []*pending) {
+	if s.isIdle() {
+		return nil, events
+	}
+	for i, p := range events {
+		if !s.takes(p) {
+			if spooled != nil {
+				others = append(others, p)
+			}
+			continue
+		}
+		if spooled == nil {
+			others = append([]*pending(nil), events[:i]...)
+		}
+		spooled = append(spooled, p)
+	}
+	if spooled == nil {
+		others = events
+	}
+	return spooled, others
+}
+
+// keep spools events that certainly are not in Redis, and tells their callers.
+func (s *spooling) keep(ctx context.Context, events []*pending) {
+	if s == nil || len(events) == 0 {
+		return
+	}
+	now := time.Now()
+	records := make([]*spooled, len(events))
+	for i, p := range events {
+		records[i] = &spooled{stream: p.stream, at: now, events: []spooledEvent{{p.subject, p.message, p.once}}}
+	}
+	s.append(ctx, events, records)
+}
+
+// keepDoubtful spools an append of which nobody knows whether it was carried out, and tells the callers of some of its events.
+func (s *spooling) keepDoubtful(ctx context.Context, batch []*pending, of redisstream.Writer, callers []*pending) {
+	record := &spooled{stream: batch[0].stream, at: time.Now(), doubtful: of}
+	for _, p := range batch {
+		record.events = append(record.events, spooledEvent{p.subject, p.message, p.once})
+	}
+	s.append(ctx, callers, []*spooled{record})
+}
+
+func (s *spooling) append(ctx context.Context, events []*pending, records []*spooled) {
+	data := make([][]byte, len(records))
+	for i, r := range records {
+		data[i] = r.encode()
+		s.hold(r) // before it can be drained
+	}
+	_, err := s.log.Append(ctx, data...)
+	if err == nil {
+		s.wake()
+		s.bus.published.add(Spooled, len(events))
+		for _, p := range events {
+			p.call.set(p.index, func(o *Outcome) { o.Durability, o.Err = Spooled, nil })
+		}
+		return
+	}
+	for _, r := range records {
+		s.let(r)
+	}
+	durability, kind, hint := Refused, ErrSpoolFailed, "is the disk full, or the folder gone?"
+	switch {
+	case errors.Is(err, spool.ErrFull):
+		kind, hint = ErrSpoolFull, "bring Redis back, or give the spool more room"
+	case errors.Is(err, spool.ErrUnknown):
+		durability, kind, hint = Unknown, ErrUnknown, "publish it again with the same id and PublishOptions.Once"
+	}
+	if records[0].doubtful.Name != "" {
+		durability = Unknown // whatever the spool says: it may be in Redis
+	}
+	s.bus.published.add(durability, len(events))
+	for _, p := range events {
+		p.call.set(p.index, func(o *Outcome) {
+			o.Durability, o.Err = durability, &RedisError{Op: "spool", Key: p.stream, Kind: kind, Err: err, Hint: hint}
+		})
+	}
+}
+
+// wake asks drainLoop to look.
+func (s *spooling) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default: // it has been asked already
+	}
+}
+
+// health describes the spool, with its problems.
+func (s *spooling) health(h *Health) {
+	stats := s.log.Stats()
+	s.mu.Lock()
+	events := int64(0)
+	for _, n := range s.held {
+		events += int64(n)
+	}
+	oldest, stuck := s.oldest, s.stuck
+	s.mu.Unlock()
+	h.Spool = &SpoolHealth{Events: events, Bytes: stats.Bytes, CapacityBytes: stats.Max}
+	if !oldest.IsZero() {
+		h.Spool.Oldest = &oldest
+	}
+	if h.State == StateSpooling {
+		h.problem("redis-away", SeverityError, fmt.Sprintf("redis is away: events are kept in the spool, %d so far", events), hintAway)
+	}
+	if stats.Err != nil {
+		h.problem("spool-error", SeverityError, fmt.Sprintf("spool can't be written: %v", stats.Err), "is the disk full, or the folder gone?")
+		h.Status = StatusUnhealthy
+	}
+	if stats.Max-stats.Bytes < int64(s.bus.cfg.MaxDataBytes) {
+		h.problem("spool-full", SeverityError, fmt.Sprintf("spool is full: %d of %d bytes", stats.Bytes, stats.Max), "bring Redis back, or give the spool more room")
+		h.Status = StatusUnhealthy
+	}
+	if stuck != nil {
+		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool can't be drained: %v", stuck), deniedHint(stuck))
+	}
+	for _, d := range s.log.Damages() {
+		if !d.Torn {
+			h.problem("spool-damaged", SeverityError, d.String(), "the disk may be failing; what can't be read is kept in a file of that name with .damaged")
+		}
+	}
+}
