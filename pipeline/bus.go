@@ -85,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.loops.start("link", b.link.loop)
 		if b.spool != nil {
 			b.loops.start("drain", b.spool.drainLoop)
+			b.loops.start("adopt", b.spool.adoptLoop)
 		}
 	}
 	for i := range cfg.Writers {

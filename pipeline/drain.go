@@ -25,12 +25,18 @@ type drainer struct {
 	records []spool.Record    // read, and not drained yet
 }
 
-// drainLoop drains whenever there is something to drain and Redis is there. Live publishes keep half of the server: it rests for as long as it works.
-func (s *spooling) drainLoop() {
+// drainLoop drains whenever there is something to drain and Redis is there.
+func (s *spooling) drainLoop() { s.drain(false) }
+
+// drain drains until the bus is closed, or until nothing is left. Live publishes keep half of the server: it rests for as long as it works.
+func (s *spooling) drain(untilEmpty bool) {
 	d := &drainer{spooling: s, reader: s.log.Reader(), known: map[string]uint64{}}
 	defer d.reader.Close()
 	backoff := backoffFirst
 	for s.bus.stopped.Err() == nil {
+		if untilEmpty && s.isEmpty() {
+			return
+		}
 		if s.isEmpty() || s.bus.isAway() {
 			if !s.rest() {
 				return
@@ -48,7 +54,7 @@ func (s *spooling) drainLoop() {
 		if err == nil {
 			backoff = backoffFirst
 			s.complain(nil)
-			if s.isEmpty() {
+			if s == s.bus.spool && s.isEmpty() {
 				s.bus.link.drained()
 			}
 			if !sleep(s.bus.stopped, min(time.Since(begun), time.Second)) {

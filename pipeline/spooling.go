@@ -27,6 +27,8 @@ type spooling struct {
 	held   map[subjectKey]int
 	oldest time.Time // when the oldest record that is not drained was accepted; zero: none is known
 	stuck  error     // why the drain can't go on, though Redis is there; nil: it can
+
+	adopted *spooling // of a dead process, which is being drained; nil: none
 }
 
 // subjectKey names a subject of a stream.
@@ -34,18 +36,31 @@ type subjectKey struct{ stream, subject string }
 
 // openSpool opens the spool of a bus, with what a process before it has left there.
 func openSpool(b *Bus) (*spooling, error) {
-	o := b.cfg.Redis
-	server := fmt.Sprintf("%s %s/%d", strings.Join(o.Addrs, ","), o.MasterName, o.DB)
-	log, err := spool.Open(filepath.Join(b.cfg.SpoolDir, cmp.Or(b.cfg.Namespace, "default")), server, spool.Options{Max: b.cfg.SpoolBytes})
+	log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{Max: b.cfg.SpoolBytes})
 	if err != nil {
 		return nil, err
 	}
+	for _, dir := range log.Others() {
+		b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
+	}
+	return newSpooling(b, log)
+}
+
+// spoolDir is where the slots of this bus and its siblings are, server whom their records are for.
+func (b *Bus) spoolDir() string {
+	return filepath.Join(b.cfg.SpoolDir, cmp.Or(b.cfg.Namespace, "default"))
+}
+
+func (b *Bus) server() string {
+	o := b.cfg.Redis
+	return fmt.Sprintf("%s%s/%d", strings.Join(o.Addrs, ","), o.MasterName, o.DB)
+}
+
+// newSpooling reads what is in a spool.
+func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]int{}}
 	for _, d := range log.Damages() {
 		b.logger.Error("spool was damaged", "damage", d.String())
-	}
-	for _, dir := range log.Others() {
-		b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
 	}
 	r := log.Reader()
 	defer r.Close()
@@ -66,9 +81,63 @@ func openSpool(b *Bus) (*spooling, error) {
 		}
 	}
 	if n > 0 {
-		b.logger.Warn("spool holds events of an earlier process; they are drained", "events", n, "dir", log.Dir())
+		b.logger.Warn("spool holds events of a process that has ended; they are drained", "events", n, "dir", log.Dir())
 	}
 	return s, nil
+}
+
+// adoptEvery is how often it is looked whether a process has died and left a spool that nobody drains.
+const adoptEvery = 10 * time.Second
+
+// adoptLoop drains what dead processes have left beside this bus's own spool: where fewer start again than died, some would stay.
+func (s *spooling) adoptLoop() {
+	var trouble error
+	for {
+		if !s.bus.isAway() {
+			log, err := spool.Adopt(s.bus.spoolDir(), s.bus.server(), spool.Options{Max: s.bus.cfg.SpoolBytes})
+			if err == nil && log != nil {
+				err = s.adopt(log)
+			}
+			if err != nil && trouble == nil {
+				s.bus.logger.Error("spool of a process that has ended can't be drained", "err", err)
+			}
+			if trouble = err; err == nil && log != nil {
+				continue // there may be another
+			}
+		}
+		if !sleep(s.bus.stopped, adoptEvery) {
+			return
+		}
+	}
+}
+
+func (s *spooling) adopt(log *spool.Log) error {
+	of, err := newSpooling(s.bus, log)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.adopted = of
+	s.mu.Unlock()
+	of.drain(true)
+	s.mu.Lock()
+	s.adopted = nil
+	s.mu.Unlock()
+	return log.Close()
+}
+
+// count is how many events are to be drained.
+func (s *spooling) count() (n int64) {
+	s.mu.Lock()
+	adopted := s.adopted
+	for _, of := range s.held {
+		n += int64(of)
+	}
+	s.mu.Unlock()
+	if adopted != nil {
+		n += adopted.count()
+	}
+	return n
 }
 
 // hold notes that a record is in the spool, let that it is not any more.
@@ -214,14 +283,15 @@ func (s *spooling) wake() {
 
 // health describes the spool, with its problems.
 func (s *spooling) health(h *Health) {
-	stats := s.log.Stats()
+	stats, events := s.log.Stats(), s.count()
 	s.mu.Lock()
-	events := int64(0)
-	for _, n := range s.held {
-		events += int64(n)
-	}
-	oldest, stuck := s.oldest, s.stuck
+	oldest, stuck, adopted := s.oldest, s.stuck, s.adopted
 	s.mu.Unlock()
+	if adopted != nil && stuck == nil {
+		adopted.mu.Lock()
+		stuck = adopted.stuck
+		adopted.mu.Unlock()
+	}
 	h.Spool = &SpoolHealth{Events: events, Bytes: stats.Bytes, CapacityBytes: stats.Max}
 	if !oldest.IsZero() {
 		h.Spool.Oldest = &oldest

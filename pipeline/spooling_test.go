@@ -333,3 +333,41 @@ func FuzzSpooled(f *testing.F) {
 		f.Errorf("%v: %+v", err, got)
 	}
 }
+
+// Two processes died, one starts again: it drains what both have left.
+func TestF58SpoolsOfDeadProcessesAreAdopted(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	cfg := Config{Redis: server.Options(), SpoolDir: t.TempDir()}
+	server.Stop(t)
+	var dead []*Bus
+	for i := range 3 {
+		b, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		awaitState(t, b, StateSpooling)
+		publishSpooled(t, b, Event{ID: fmt.Sprint(i), Type: "booking.created"})
+		dead = append(dead, b)
+	}
+	slots, err := SpoolSlots(cfg.SpoolDir)
+	if err != nil || len(slots) != 3 || !slots[2].InUse || slots[2].Events != 1 || slots[2].Oldest == nil || slots[2].Namespace != "default" {
+		t.Errorf("slots %+v, %v", slots, err)
+	}
+	for _, b := range dead {
+		closeBus(t, b)
+	}
+	slots, _ = SpoolSlots(cfg.SpoolDir)
+	for e, err := range SpooledEvents(slots[1].Dir) {
+		if err != nil || e.ID != "1" || e.Type != "booking.created" || e.CorrelationID == "" {
+			t.Errorf("spooled event %+v, %v", e, err)
+		}
+	}
+	server.StartAgain(t)
+	b := openBus(t, cfg)
+	awaitFact(t, "what all of them have left", func() bool { return len(records(t, b, Query{})) == 3 })
+	awaitFact(t, "empty slots", func() bool {
+		slots, err := SpoolSlots(cfg.SpoolDir)
+		return err == nil && len(slots) == 3 && slots[0].Events+slots[1].Events+slots[2].Events == 0 && !slots[1].InUse && slots[0].InUse
+	})
+}

@@ -61,7 +61,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 ended by a second signal.`,
 	flags.StringVar(&o.logFormat, "log-format", "text", "how it is logged: text, json")
 
 	root.AddCommand(newServeCommand(o), newPublishCommand(o), newTailCommand(o), newHistoryCommand(o), newHealthCommand(o),
-		newWorkCommand(o), newGroupCommand(o), newDeadCommand(o), newReplayCommand(o), newBenchCommand(o), newVersionCommand(o), newEnvironmentTopic())
+		newWorkCommand(o), newGroupCommand(o), newDeadCommand(o), newReplayCommand(o), newSpoolCommand(o), newBenchCommand(o), newVersionCommand(o), newEnvironmentTopic())
 	usageErrors(root)
 	return root
 }

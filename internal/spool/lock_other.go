@@ -9,3 +9,5 @@ import (
 
 // tryLock: a lock that ends with its process is there on Unix only.
 func tryLock(*os.File) (bool, error) { return false, errors.ErrUnsupported }
+
+func unlock(*os.File) error { return nil }

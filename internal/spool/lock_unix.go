@@ -21,3 +21,6 @@ func tryLock(f *os.File) (taken bool, err error) {
 	}
 	return false, nil
 }
+
+// unlock gives the lock up. To close the file would do, if no child that is just being started had it open as well.
+func unlock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }

@@ -62,19 +62,28 @@ type answer struct {
 
 // Open takes a slot in a folder for records for the server, with what a dead process left there.
 func Open(dir, server string, o Options) (*Log, error) {
+	slot, others, err := takeSlot(dir, server)
+	if err != nil {
+		return nil, fmt.Errorf("open spool in %s: %w", dir, err)
+	}
+	l, err := slot.open(server, o)
+	if l != nil {
+		l.others = others
+	}
+	return l, err
+}
+
+// open opens the log in a slot that this process has, and gives the slot up where it can't.
+func (s *slot) open(server string, o Options) (*Log, error) {
 	if o.Max == 0 {
 		o.Max = 1 << 30
 	}
 	if o.Segment == 0 {
 		o.Segment = 16 << 20
 	}
-	slot, others, err := takeSlot(dir, server)
-	if err != nil {
-		return nil, fmt.Errorf("open spool in %s: %w", dir, err)
-	}
-	l := &Log{slot: slot, options: o, others: others, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{})}
+	l := &Log{slot: s, options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{})}
 	if err := l.load(server); err != nil {
-		return nil, errors.Join(fmt.Errorf("open spool in %s: %w", slot.dir, err), slot.close())
+		return nil, errors.Join(fmt.Errorf("open spool in %s: %w", s.dir, err), s.close())
 	}
 	go l.keep()
 	return l, nil

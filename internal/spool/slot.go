@@ -32,7 +32,7 @@ func takeSlot(dir, server string) (s *slot, others []string, err error) {
 		return nil, nil, err
 	}
 	for n := range maxSlots {
-		path := filepath.Join(dir, fmt.Sprintf("spool-%d", n))
+		path := slotPath(dir, n)
 		s, foreign, err := openSlot(path, server)
 		switch {
 		case err != nil:
@@ -44,6 +44,37 @@ func takeSlot(dir, server string) (s *slot, others []string, err error) {
 		}
 	}
 	return nil, others, fmt.Errorf("all %d slots in %s are taken", maxSlots, dir)
+}
+
+func slotPath(dir string, n int) string { return filepath.Join(dir, fmt.Sprintf("spool-%d", n)) }
+
+// Adopt opens the first slot of the folder with records for the server that a dead process has left; nil where there is none. Whoever has drained it
+// closes it, and it is there for the next process.
+func Adopt(dir, server string, o Options) (*Log, error) {
+	for n := range maxSlots {
+		path := slotPath(dir, n)
+		if _, err := os.Stat(filepath.Join(path, "owner")); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		s, _, err := openSlot(path, server)
+		if err != nil {
+			return nil, err
+		}
+		if s == nil {
+			continue
+		}
+		l, err := s.open(server, o)
+		if err != nil {
+			return nil, err
+		}
+		if l.Stats().Records > 0 {
+			return l, nil
+		}
+		if err := l.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // openSlot takes one slot; nil where a living process has it.
@@ -62,7 +93,7 @@ func openSlot(path, server string) (s *slot, foreign bool, err error) {
 	s = &slot{dir: path, lock: lock}
 	o, err := s.claim(server)
 	if err != nil || o.Server != server {
-		_ = lock.Close()
+		_ = s.close()
 		return nil, err == nil, err
 	}
 	s.id = o.ID
@@ -121,4 +152,4 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func (s *slot) close() error { return s.lock.Close() }
+func (s *slot) close() error { return errors.Join(unlock(s.lock), s.lock.Close()) }

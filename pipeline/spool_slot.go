@@ -1,0 +1,92 @@
+package pipeline
+
+import (
+	"errors"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/spool"
+)
+
+// SpoolSlot is the spool of one process in a folder of spools (Config.SpoolDir), seen from outside.
+type SpoolSlot struct {
+	Dir       string     `json:"dir"`
+	Namespace string     `json:"namespace"` // "default" where there is none
+	Server    string     `json:"server"`    // that its events are for
+	InUse     bool       `json:"inUse"`     // a living process has it, and drains it
+	Events    int        `json:"events"`    // that stand in it; some of the oldest may be in Redis already
+	Bytes     int64      `json:"bytes"`
+	Oldest    *time.Time `json:"oldest"` // when the oldest of them was accepted
+}
+
+// SpoolSlots describes the slots in a folder of spools. It takes none of them and changes nothing.
+func SpoolSlots(dir string) ([]SpoolSlot, error) {
+	namespaces, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var slots []SpoolSlot
+	for _, n := range namespaces {
+		if !n.IsDir() {
+			continue
+		}
+		infos, err := spool.List(filepath.Join(dir, n.Name()))
+		if err != nil {
+			return slots, err
+		}
+		for _, info := range infos {
+			s := SpoolSlot{Dir: info.Dir, Namespace: n.Name(), Server: info.Server, InUse: info.InUse, Bytes: info.Bytes}
+			for record, err := range spoolRecords(info.Dir) {
+				if err != nil {
+					return slots, err
+				}
+				if s.Oldest == nil {
+					at := record.at
+					s.Oldest = &at
+				}
+				s.Events += len(record.events)
+			}
+			slots = append(slots, s)
+		}
+	}
+	return slots, nil
+}
+
+// SpooledEvents yields the events that stand in a slot (SpoolSlot.Dir), the oldest first. Some of the oldest may be in Redis already: room is given back a
+// segment at a time.
+func SpooledEvents(slot string) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		var b Bus
+		for record, err := range spoolRecords(slot) {
+			if err != nil {
+				yield(Event{}, err)
+				return
+			}
+			for _, e := range record.events {
+				if !yield(b.decode(record.stream, e.message.Entry(redisstream.ID{})).Event, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+var errStop = errors.New("stop")
+
+func spoolRecords(slot string) iter.Seq2[spooled, error] {
+	return func(yield func(spooled, error) bool) {
+		err := spool.Export(slot, func(r spool.Record) error {
+			record, err := decodeSpooled(r.Data)
+			if !yield(record, err) || err != nil {
+				return errStop
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStop) {
+			yield(spooled{}, err)
+		}
+	}
+}
