@@ -5,7 +5,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help run build deps test fuzz bench chaos mutants lint api ci
+.PHONY: help run build deps test fuzz bench chaos outage mutants lint api ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: deps ## measure against the raw limit and others; AGAINST=REV: against it
 # What is broken is chosen from a seed that is printed: make chaos SEED=7 DURATION=2m. LOSSES=-chaos.losses destroys groups as well.
 chaos: deps ## kill, freeze and restart workers and Redis for DURATION (10m), and account for every event
 	go test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0 -chaos.duration $(or $(DURATION),10m) -chaos.seed $(or $(SEED),0) $(LOSSES)
+
+outage: deps ## break Redis for DURATION (2m) under two servers and two workers, and account for every event
+	go test ./cmd/millrace -run '^TestOutage$$' -count=1 -v -timeout 0 -outage.duration $(or $(DURATION),2m)
 
 mutants: deps ## take one mechanism away after the other, and see a test fail each time
 	@.ci/mutants $(MUTANTS)
