@@ -30,6 +30,7 @@ func OpenFromEnv(ctx context.Context) (*Bus, error) {
 //	REDIS_HOST, REDIS_PORT, REDIS_PASSWORD   where REDIS_URL is empty; default localhost, 6379, none
 //	SERVICE_NAME           source of the events; default millrace
 //	MILLRACE_NAMESPACE     prefix of every key; default none
+//	MILLRACE_DATA_DIR      folder for events that are accepted while Redis is away; "off": the bus keeps nothing itself; default none
 //	MILLRACE_MAX_LEN, MILLRACE_HARD_MAX_LEN  events that a stream keeps; default 100,000 and ten times that
 func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 	var cfg Config
@@ -60,6 +61,9 @@ func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 		options, err := RedisFromEnv(lookup)
 		faults = append(faults, err)
 		cfg.Redis = options
+		if cfg.SpoolDir = get("MILLRACE_DATA_DIR"); cfg.SpoolDir == "off" {
+			cfg.SpoolDir, cfg.RedisOnly = "", true
+		}
 	}
 	return cfg, errors.Join(faults...)
 }

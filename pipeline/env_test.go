@@ -43,6 +43,22 @@ func TestConfigFromEnvWithRedis(t *testing.T) {
 	}
 }
 
+func TestConfigFromEnvDataDir(t *testing.T) {
+	t.Parallel()
+	for env, want := range map[string]Config{
+		"ENABLE_REDIS_EVENTS=true MILLRACE_DATA_DIR=/data": {SpoolDir: "/data"},
+		"ENABLE_REDIS_EVENTS=true MILLRACE_DATA_DIR=off":   {RedisOnly: true},
+		"ENABLE_REDIS_EVENTS=true":                         {},
+		"MILLRACE_DATA_DIR=off":                            {}, // in memory there is nothing to switch off
+		"MILLRACE_DATA_DIR=/data":                          {},
+	} {
+		cfg, err := ConfigFromEnv(environ(env))
+		if err != nil || cfg.SpoolDir != want.SpoolDir || cfg.RedisOnly != want.RedisOnly {
+			t.Errorf("%s: spool %q, redis only %v, %v", env, cfg.SpoolDir, cfg.RedisOnly, err)
+		}
+	}
+}
+
 func TestConfigFromEnvReportsEveryFault(t *testing.T) {
 	t.Parallel()
 	_, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=perhaps MILLRACE_MAX_LEN=0 MILLRACE_HARD_MAX_LEN=many"))
