@@ -120,8 +120,11 @@ func (b *Bus) Ready() error {
 	if b.isClosed() {
 		return ErrClosed
 	}
-	if b.State() == StateUnavailable {
+	switch b.State() {
+	case StateUnavailable:
 		return b.link.unavailable("publish")
+	case StateSpooling:
+		return b.spool.trouble()
 	}
 	return nil
 }

@@ -236,7 +236,7 @@ func (d *drainer) drained(batch []*spooled) error {
 	for _, r := range batch {
 		d.let(r)
 	}
-	if err := d.log.Drained(d.bus.stopped, last); err != nil && d.bus.stopped.Err() == nil {
+	if err := d.log.Drained(last); err != nil {
 		return fmt.Errorf("give room of the spool back: %w", err)
 	}
 	return nil

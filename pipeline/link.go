@@ -2,9 +2,11 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -25,6 +27,8 @@ const (
 type link struct {
 	bus   *Bus
 	check chan struct{} // asks for a check now
+
+	running atomic.Bool // its loop runs, and so does the bus
 
 	mu        sync.Mutex // guards what follows
 	state     State
@@ -79,6 +83,7 @@ func (l *link) first(ctx context.Context) error {
 
 // loop checks from time to time, and at once when somebody met an error.
 func (l *link) loop() {
+	l.running.Store(true)
 	first := checkEvery
 	if !l.isConnected() {
 		first = checkSoon
@@ -183,6 +188,28 @@ func (l *link) changed(from, to State, cause error) {
 	}
 	if l.bus.spool != nil {
 		l.bus.spool.wake()
+	}
+	if l.running.Load() && to != StateUnavailable { // what could not be kept is not published
+		l.bus.loops.start("announce", func() { l.bus.announceState(from, to, cause) })
+	}
+}
+
+// announceState publishes that the state of this bus has changed: system.bus.spooling, draining, durable.
+func (b *Bus) announceState(from, to State, cause error) {
+	about := struct {
+		Instance string `json:"instance"`
+		From     State  `json:"from"`
+		To       State  `json:"to"`
+		Cause    string `json:"cause,omitempty"`
+	}{Instance: b.instance, From: from, To: to}
+	if cause != nil {
+		about.Cause = cause.Error()
+	}
+	data, _ := json.Marshal(about) // strings always marshal
+	ctx, cancel := context.WithTimeout(b.stopped, settleTimeout)
+	defer cancel()
+	if _, err := b.publishAs(ctx, PublishOptions{}, []Event{{Type: "system.bus." + string(to), Subject: b.instance, Data: data}}, true); err != nil && ctx.Err() == nil {
+		b.logger.Warn("change of the state could not be published", "to", to, "err", err)
 	}
 }
 

@@ -142,7 +142,7 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 		}
 		queues[at] = append(queues[at], p)
 	}
-	b.spool.keep(ctx, spooled) // at once, since nobody else waits for it
+	b.spool.keep(spooled)
 	for at, queue := range queues {
 		if len(queue) > 0 {
 			b.writers[at].put(ctx, queue)

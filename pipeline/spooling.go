@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -215,8 +214,8 @@ func (s *spooling) divide(events []*pending) (spooled, others []*pending) {
 	return spooled, others
 }
 
-// keep spools events that certainly are not in Redis, and tells their callers.
-func (s *spooling) keep(ctx context.Context, events []*pending) {
+// keep spools events that certainly are not in Redis. Their callers are told when they are on disk.
+func (s *spooling) keep(events []*pending) {
 	if s == nil || len(events) == 0 {
 		return
 	}
@@ -225,45 +224,49 @@ func (s *spooling) keep(ctx context.Context, events []*pending) {
 	for i, p := range events {
 		records[i] = &spooled{stream: p.stream, at: now, events: []spooledEvent{{p.subject, p.message, p.once}}}
 	}
-	s.append(ctx, events, records)
+	s.append(events, records)
 }
 
-// keepDoubtful spools an append of which nobody knows whether it was carried out, and tells the callers of some of its events.
-func (s *spooling) keepDoubtful(ctx context.Context, batch []*pending, of redisstream.Writer, callers []*pending) {
+// keepDoubtful spools an append of which nobody knows whether it was carried out. The callers of some of its events are told.
+func (s *spooling) keepDoubtful(batch []*pending, of redisstream.Writer, callers []*pending) {
 	record := &spooled{stream: batch[0].stream, at: time.Now(), doubtful: of}
 	for _, p := range batch {
 		record.events = append(record.events, spooledEvent{p.subject, p.message, p.once})
 	}
-	s.append(ctx, callers, []*spooled{record})
+	s.append(callers, []*spooled{record})
 }
 
-func (s *spooling) append(ctx context.Context, events []*pending, records []*spooled) {
+func (s *spooling) append(events []*pending, records []*spooled) {
 	data := make([][]byte, len(records))
 	for i, r := range records {
 		data[i] = r.encode()
 		s.hold(r) // before it can be drained
 	}
-	_, err := s.log.Append(ctx, data...)
-	if err == nil {
+	s.log.Append(data, func(_ uint64, err error) {
+		if err != nil {
+			s.refuse(events, records, err)
+			return
+		}
 		s.wake()
 		s.bus.published.add(Spooled, len(events))
 		for _, p := range events {
 			p.call.set(p.index, func(o *Outcome) { o.Durability, o.Err = Spooled, nil })
 		}
-		return
-	}
+	})
+}
+
+// refuse ends events that could not be spooled.
+func (s *spooling) refuse(events []*pending, records []*spooled, err error) {
 	for _, r := range records {
 		s.let(r)
 	}
-	durability, kind, hint := Refused, ErrSpoolFailed, "is the disk full, or the folder gone?"
-	switch {
-	case errors.Is(err, spool.ErrFull):
+	kind, hint := ErrSpoolFailed, "is the disk full, or the folder gone?"
+	if errors.Is(err, spool.ErrFull) {
 		kind, hint = ErrSpoolFull, "bring Redis back, or give the spool more room"
-	case errors.Is(err, spool.ErrUnknown):
-		durability, kind, hint = Unknown, ErrUnknown, "publish it again with the same id and PublishOptions.Once"
 	}
-	if records[0].doubtful.Name != "" {
-		durability = Unknown // whatever the spool says: it may be in Redis
+	durability := Refused
+	if records[0].doubtful.Name != "" { // it may be in Redis
+		durability, kind, hint = Unknown, ErrUnknown, "publish it again with the same id and PublishOptions.Once"
 	}
 	s.bus.published.add(durability, len(events))
 	for _, p := range events {
@@ -271,6 +274,18 @@ func (s *spooling) append(ctx context.Context, events []*pending, records []*spo
 			o.Durability, o.Err = durability, &RedisError{Op: "spool", Key: p.stream, Kind: kind, Err: err, Hint: hint}
 		})
 	}
+}
+
+// trouble returns why the spool can't take an event now; nil where it can. Room for a large event is asked for, or for a tenth of a small spool.
+func (s *spooling) trouble() error {
+	stats := s.log.Stats()
+	switch {
+	case stats.Err != nil:
+		return fmt.Errorf("%w: %w", ErrSpoolFailed, stats.Err)
+	case stats.Max-stats.Bytes < min(int64(s.bus.cfg.MaxDataBytes), stats.Max/10):
+		return fmt.Errorf("%w: %d of %d bytes", ErrSpoolFull, stats.Bytes, stats.Max)
+	}
+	return nil
 }
 
 // wake asks drainLoop to look.
@@ -299,13 +314,16 @@ func (s *spooling) health(h *Health) {
 	if h.State == StateSpooling {
 		h.problem("redis-away", SeverityError, fmt.Sprintf("redis is away: events are kept in the spool, %d so far", events), hintAway)
 	}
-	if stats.Err != nil {
-		h.problem("spool-error", SeverityError, fmt.Sprintf("spool can't be written: %v", stats.Err), "is the disk full, or the folder gone?")
+	if err := s.trouble(); err != nil {
+		code, hint := "spool-error", "is the disk full, or the folder gone?"
+		if errors.Is(err, ErrSpoolFull) {
+			code, hint = "spool-full", "bring Redis back, or give the spool more room"
+		}
+		h.problem(code, SeverityError, err.Error(), hint)
 		h.Status = StatusUnhealthy
 	}
-	if stats.Max-stats.Bytes < int64(s.bus.cfg.MaxDataBytes) {
-		h.problem("spool-full", SeverityError, fmt.Sprintf("spool is full: %d of %d bytes", stats.Bytes, stats.Max), "bring Redis back, or give the spool more room")
-		h.Status = StatusUnhealthy
+	for _, dir := range s.log.Others() {
+		h.problem("spool-of-another-redis", SeverityWarning, "events for another Redis stand in "+dir+" since this process began", "millrace spool drain with that Redis")
 	}
 	if stuck != nil {
 		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool can't be drained: %v", stuck), deniedHint(stuck))

@@ -194,7 +194,7 @@ func together(batch []*pending) int {
 // append stores the events of one stream, repeating the same append while Redis is away, until the bus gives up on it.
 func (w *writer) append(batch []*pending) {
 	spooled, batch := w.bus.spool.divide(batch) // Redis has gone away while they were queued, or others of their subject had to be spooled
-	w.bus.spool.keep(w.bus.stopped, spooled)
+	w.bus.spool.keep(spooled)
 	if len(batch) == 0 {
 		return
 	}
@@ -245,14 +245,14 @@ func (w *writer) giveUp(batch []*pending, stream string, certain bool, err error
 	switch {
 	case certain:
 		w.bus.failed(others, stream, true, err)
-		w.bus.spool.keep(w.bus.stopped, spoolable)
+		w.bus.spool.keep(spoolable)
 	case len(spoolable) == 0:
 		w.bus.failed(batch, stream, false, err)
 	default:
 		// The append as a whole is what may have been carried out, so it is what is repeated. This writer goes on under another name: an append of
 		// its own would make that one come too late.
 		w.bus.failed(others, stream, false, err)
-		w.bus.spool.keepDoubtful(w.bus.stopped, batch, redisstream.Writer{Name: w.name, Seq: w.seq}, spoolable)
+		w.bus.spool.keepDoubtful(batch, redisstream.Writer{Name: w.name, Seq: w.seq}, spoolable)
 		w.renamed++
 		w.seq = 0
 		w.name = fmt.Sprintf("%s.%d", strings.TrimSuffix(w.name, fmt.Sprintf(".%d", w.renamed-1)), w.renamed)

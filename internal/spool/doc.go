@@ -1,7 +1,7 @@
 // Package spool keeps records on disk while the server that they are for is away: a bounded log of segments, oldest first, that loses
 // nothing it has accepted.
 //
-// Append returns when its records are on disk (fsync), those of several callers with one fsync, and a lone caller's at once. Drained gives
+// Append answers when its records are on disk (fsync), those of several callers with one fsync, and a lone caller's at once. Drained gives
 // the room of what has arrived at the server back, a segment at a time. A record is known by its number, which grows by one and is never
 // used again in a spool; together with the spool's ID it names the record for ever, so that a drain that is interrupted can be repeated.
 //

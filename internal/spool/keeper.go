@@ -40,7 +40,7 @@ func (l *Log) more(batch ...request) []request {
 func (l *Log) serve(batch []request) {
 	for _, r := range batch {
 		if r.records == nil {
-			r.answer <- answer{err: l.drop(r.drained)}
+			r.done(0, l.drop(r.drained))
 		}
 	}
 	for len(batch) > 0 {
@@ -84,7 +84,7 @@ func (l *Log) commit(batch []request) (rest []request) {
 		}
 		if int64(len(l.buffer)) > room {
 			l.buffer = l.buffer[:before]
-			r.answer <- answer{err: ErrFull}
+			r.done(0, ErrFull)
 			continue
 		}
 		number = n
@@ -104,7 +104,7 @@ func (l *Log) commit(batch []request) (rest []request) {
 	l.mu.Unlock()
 	number = last.next()
 	for _, r := range kept {
-		r.answer <- answer{first: number}
+		r.done(number, nil)
 		number += uint64(len(r.records))
 	}
 	return rest
@@ -143,7 +143,7 @@ func (l *Log) failed(err error) error {
 func (l *Log) refuse(batch []request, err error) {
 	for _, r := range batch {
 		if r.records != nil {
-			r.answer <- answer{err: err}
+			r.done(0, err)
 		}
 	}
 }

@@ -94,3 +94,9 @@ func eachSegment(slot string, visit func(first uint64, content []byte) error) er
 	}
 	return nil
 }
+
+// holdsRecords reports whether there is a record in a slot.
+func holdsRecords(slot string) bool {
+	found := errors.New("found")
+	return errors.Is(Export(slot, func(Record) error { return found }), found)
+}

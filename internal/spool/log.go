@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -22,8 +21,6 @@ var (
 	ErrFull = errors.New("spool is full")
 	// ErrDisk: the disk refused. Nothing of the call was kept.
 	ErrDisk = errors.New("spool can't be written")
-	// ErrUnknown: the caller's ctx has ended before the disk answered. The records may have been kept.
-	ErrUnknown = errors.New("record may have been spooled")
 	// ErrClosed: the spool is closed.
 	ErrClosed = errors.New("spool is closed")
 )
@@ -37,6 +34,8 @@ type Log struct {
 	requests chan request
 	closing  chan struct{}
 	ended    chan struct{}
+
+	submitting sync.WaitGroup
 
 	active *os.File // of the last segment; the keeper's
 	buffer []byte   // the keeper's
@@ -52,12 +51,7 @@ type Log struct {
 type request struct {
 	records [][]byte
 	drained uint64
-	answer  chan answer
-}
-
-type answer struct {
-	first uint64
-	err   error
+	done    func(first uint64, err error)
 }
 
 // Open takes a slot in a folder for records for the server, with what a dead process left there.
@@ -140,47 +134,51 @@ func (l *Log) Damages() []Damage { return l.damages }
 // Others names the slots in the same folder that are for other servers and have no process.
 func (l *Log) Others() []string { return l.others }
 
-// Append keeps records, all or none, in order, and returns the number of the first when they are on disk.
-func (l *Log) Append(ctx context.Context, records ...[]byte) (first uint64, err error) {
+// Append keeps records, all or none, in order, and calls done with the number of the first when they are on disk, or with why they are not there. It
+// returns before that; done is called exactly once, and must be quick.
+func (l *Log) Append(records [][]byte, done func(first uint64, err error)) {
+	err := check(records)
+	if err == nil {
+		err = l.submit(request{records: records, done: done})
+	}
+	if err != nil {
+		done(0, err)
+	}
+}
+
+func check(records [][]byte) error {
 	if len(records) == 0 {
-		return 0, errors.New("append nothing")
+		return errors.New("append nothing")
 	}
 	for _, r := range records {
 		if len(r) > MaxRecord {
-			return 0, fmt.Errorf("record of %d bytes: at most %d are allowed", len(r), MaxRecord)
+			return fmt.Errorf("record of %d bytes: at most %d are allowed", len(r), MaxRecord)
 		}
 	}
-	return l.ask(ctx, request{records: records})
+	return nil
 }
 
 // Drained says that everything up to a number has arrived at the server: its room is given back, a segment at a time.
-func (l *Log) Drained(ctx context.Context, upTo uint64) error {
-	_, err := l.ask(ctx, request{drained: upTo})
-	return err
+func (l *Log) Drained(upTo uint64) error {
+	answer := make(chan error, 1)
+	if err := l.submit(request{drained: upTo, done: func(_ uint64, err error) { answer <- err }}); err != nil {
+		return err
+	}
+	return <-answer
 }
 
-func (l *Log) ask(ctx context.Context, r request) (uint64, error) {
-	r.answer = make(chan answer, 1)
-	select {
-	case l.requests <- r:
-	case <-l.closing:
-		return 0, ErrClosed
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
+// submit asks the keeper for something. What it takes it does, also when the spool is closed meanwhile.
+func (l *Log) submit(r request) error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return ErrClosed
 	}
-	select {
-	case a := <-r.answer:
-		return a.first, a.err
-	case <-l.ended:
-		select {
-		case a := <-r.answer:
-			return a.first, a.err
-		default:
-			return 0, ErrClosed // it was queued too late
-		}
-	case <-ctx.Done():
-		return 0, errors.Join(ErrUnknown, context.Cause(ctx))
-	}
+	l.submitting.Add(1)
+	l.mu.Unlock()
+	defer l.submitting.Done()
+	l.requests <- r
+	return nil
 }
 
 // Stats is how much a spool holds.
@@ -219,6 +217,7 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.mu.Unlock()
 	if first {
+		l.submitting.Wait() // the keeper takes what is on its way
 		close(l.closing)
 	}
 	<-l.ended

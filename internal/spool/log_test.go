@@ -4,7 +4,6 @@ package spool
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,7 +32,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		for i := 0; ; i++ {
-			number, err := l.Append(context.Background(), []byte(record(i)))
+			number, err := put(l, record(i))
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
@@ -66,13 +65,21 @@ func reopen(t testing.TB, l *Log, o Options) *Log {
 	return open(t, filepath.Dir(l.Dir()), o)
 }
 
-func add(t testing.TB, l *Log, records ...string) uint64 {
-	t.Helper()
+// put appends and waits.
+func put(l *Log, records ...string) (first uint64, err error) {
 	data := make([][]byte, len(records))
 	for i, r := range records {
 		data[i] = []byte(r)
 	}
-	number, err := l.Append(t.Context(), data...)
+	done := make(chan struct{})
+	l.Append(data, func(f uint64, e error) { first, err = f, e; close(done) })
+	<-done
+	return first, err
+}
+
+func add(t testing.TB, l *Log, records ...string) uint64 {
+	t.Helper()
+	number, err := put(l, records...)
 	if err != nil {
 		t.Fatalf("append: %v", err)
 	}
@@ -140,10 +147,10 @@ func TestARecordMayBeEmptyOrLarge(t *testing.T) {
 	if diff := cmp.Diff(map[uint64]string{1: "", 2: large, 3: ""}, all(t, l)); diff != "" {
 		t.Error("it is not what was appended")
 	}
-	if _, err := l.Append(t.Context(), make([]byte, MaxRecord+1)); err == nil {
+	if _, err := put(l, string(make([]byte, MaxRecord+1))); err == nil {
 		t.Error("a record that is too large was taken")
 	}
-	if _, err := l.Append(t.Context()); err == nil {
+	if _, err := put(l); err == nil {
 		t.Error("nothing was taken")
 	}
 }
@@ -158,7 +165,7 @@ func TestManyCallers(t *testing.T) {
 	for c := range callers {
 		wg.Go(func() {
 			for i := range each {
-				number, err := l.Append(t.Context(), fmt.Appendf(nil, "%d-%d", c, i))
+				number, err := put(l, fmt.Sprintf("%d-%d", c, i))
 				if err != nil {
 					t.Error(err)
 				}
@@ -188,7 +195,7 @@ func TestRoomIsGivenBack(t *testing.T) {
 		add(t, l, record(i))
 	}
 	before := l.Stats()
-	if err := l.Drained(t.Context(), 30); err != nil {
+	if err := l.Drained(30); err != nil {
 		t.Fatal(err)
 	}
 	half := l.Stats()
@@ -198,7 +205,7 @@ func TestRoomIsGivenBack(t *testing.T) {
 	if found := all(t, l); len(found) != 30 || found[31] != record(30) {
 		t.Errorf("%d records, want those from 31 on", len(found))
 	}
-	if err := l.Drained(t.Context(), 1_000_000); err != nil {
+	if err := l.Drained(1_000_000); err != nil {
 		t.Fatal(err)
 	}
 	if s := l.Stats(); s.Records != 0 || s.Segments != 1 || s.Bytes != int64(headerLength) || s.Next != 61 {
@@ -230,7 +237,7 @@ func TestFullRefusesAndLosesNothing(t *testing.T) {
 	l := open(t, t.TempDir(), Options{Max: 2000, Segment: 500})
 	kept := 0
 	for {
-		_, err := l.Append(t.Context(), []byte(record(kept)))
+		_, err := put(l, record(kept))
 		if errors.Is(err, ErrFull) {
 			break
 		}
@@ -245,7 +252,7 @@ func TestFullRefusesAndLosesNothing(t *testing.T) {
 	if found := all(t, l); len(found) != kept {
 		t.Errorf("%d records, want %d", len(found), kept)
 	}
-	if err := l.Drained(t.Context(), uint64(kept/2)); err != nil {
+	if err := l.Drained(uint64(kept/2)); err != nil {
 		t.Fatal(err)
 	}
 	add(t, l, "again")
@@ -263,7 +270,7 @@ func TestDiskThatRefuses(t *testing.T) {
 	}
 	l.active = readOnly
 	for range 2 {
-		if _, err := l.Append(t.Context(), []byte("refused")); !errors.Is(err, ErrDisk) {
+		if _, err := put(l, "refused"); !errors.Is(err, ErrDisk) {
 			t.Errorf("got %v, want ErrDisk", err)
 		}
 	}
@@ -470,7 +477,7 @@ func TestClosedRefuses(t *testing.T) {
 		var wg sync.WaitGroup
 		kept := make([]error, 8)
 		for i := range kept {
-			wg.Go(func() { _, kept[i] = l.Append(context.Background(), []byte("x")) })
+			wg.Go(func() { _, kept[i] = put(l, "x") })
 		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
@@ -492,16 +499,5 @@ func TestClosedRefuses(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// A caller whose ctx ends gets to know that it does not know.
-func TestEndOfCtx(t *testing.T) {
-	t.Parallel()
-	l := open(t, t.TempDir(), Options{})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := l.Append(ctx, []byte("x")); err != nil && !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
 	}
 }

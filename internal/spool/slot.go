@@ -38,7 +38,9 @@ func takeSlot(dir, server string) (s *slot, others []string, err error) {
 		case err != nil:
 			return nil, others, err
 		case foreign:
-			others = append(others, path)
+			if holdsRecords(path) {
+				others = append(others, path)
+			}
 		case s != nil:
 			return s, others, nil
 		}
