@@ -123,7 +123,7 @@ func encodeAll(events []Event) []redisstream.Message {
 func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 	remember := b.redis != nil && b.local != nil && scope == Everywhere
 	queues := make([][]*pending, len(b.writers))
-	turn := int(b.nextTurn.Add(1) % uint64(len(b.writers)))
+	turn := b.turn()
 	var spooled []*pending
 	idle := b.spool.isIdle()
 	for i := range waiting {
@@ -148,6 +148,19 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 			b.writers[at].put(ctx, queue)
 		}
 	}
+}
+
+// turn chooses the writer of a call's events without a subject: one that has no append under way, if there is one. The callers that an append has
+// woken come together again in front of its writer then, instead of behind another one's append: at 1 ms that is one round trip less for half of them.
+func (b *Bus) turn() int {
+	n := len(b.writers)
+	turn := int(b.nextTurn.Add(1) % uint64(n))
+	for i := range n {
+		if at := (turn + i) % n; b.writers[at].idle.Load() {
+			return at
+		}
+	}
+	return turn
 }
 
 // subjects makes the choice of a writer unpredictable from outside.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -75,6 +76,8 @@ type writer struct {
 
 	renamed int // how often it was
 
+	idle atomic.Bool // it has no append under way: what is queued now leaves at once
+
 	mu     sync.Mutex // guards what follows
 	queue  []*pending
 	closed bool
@@ -123,6 +126,8 @@ func (w *writer) put(ctx context.Context, events []*pending) {
 // Callers that can run now have their turn before it takes: those that the last append has woken publish again at once, and would each time
 // find that the next append has just left with one event of the fastest of them. That is no linger: nothing is waited for.
 func (w *writer) take() []*pending {
+	w.idle.Store(true)
+	defer w.idle.Store(false)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(w.queue) == 0 && !w.closed {
