@@ -252,7 +252,7 @@ func TestFullRefusesAndLosesNothing(t *testing.T) {
 	if found := all(t, l); len(found) != kept {
 		t.Errorf("%d records, want %d", len(found), kept)
 	}
-	if err := l.Drained(uint64(kept/2)); err != nil {
+	if err := l.Drained(uint64(kept / 2)); err != nil {
 		t.Fatal(err)
 	}
 	add(t, l, "again")
