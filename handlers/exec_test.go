@@ -155,6 +155,12 @@ func TestExecEndsTheWholeGroupWithItsContext(t *testing.T) {
 		"SIGTERM makes it exit with 0": {
 			`trap 'exit 0' TERM; sleep 600 & echo ready; wait`, 10 * time.Second, ExitError{},
 		},
+		"SIGTERM makes it exit with 100": {
+			`trap 'exit 100' TERM; sleep 600 & echo ready; wait`, 10 * time.Second, ExitError{Code: 100},
+		},
+		"SIGTERM makes it exit with 101": {
+			`trap 'exit 101' TERM; sleep 600 & echo ready; wait`, 10 * time.Second, ExitError{Code: 101},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -179,6 +185,12 @@ func TestExecEndsTheWholeGroupWithItsContext(t *testing.T) {
 			var got *ExitError
 			if !errors.As(err, &got) || !errors.Is(err, errStop) {
 				t.Fatalf("got %v, want an *ExitError that is %v", err, errStop)
+			}
+			// Stopped by a timeout or a drain, it did not get to judge the event: its status means nothing.
+			var permanent *pipeline.PermanentError
+			var later *pipeline.RetryAfterError
+			if errors.As(err, &permanent) || errors.As(err, &later) {
+				t.Errorf("got %v, want a plain failure", err)
 			}
 			got.Err = nil
 			if diff := cmp.Diff(test.want, *got); diff != "" {
@@ -219,6 +231,12 @@ func TestExecStatusesWithAMeaning(t *testing.T) {
 		"101 with nonsense":            {command: `echo retry-after: soon; exit 101`, later: true},
 		"101 in the past":              {command: `echo retry-after: -5s; exit 101`, later: true},
 		"1 with a time":                {command: `echo retry-after: 30s; exit 1`},
+		"101, blank lines behind it":   {command: `printf 'retry-after: 30s\r\n\n'; exit 101`, later: true, after: 30 * time.Second},
+		"101 behind much output":       {command: `yes | head -c 100000; echo retry-after: 30s; exit 101`, later: true, after: 30 * time.Second},
+		"101 with the time on stderr":  {command: `echo retry-after: 30s >&2; exit 101`, later: true},
+		"99":                           {command: `exit 99`},
+		"102":                          {command: `exit 102`},
+		"signal":                       {command: `echo retry-after: 30s; kill -KILL $$`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

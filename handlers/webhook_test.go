@@ -119,6 +119,8 @@ func TestWebhookStatusSaysWhetherARetryHelps(t *testing.T) {
 		{400, "", verdict{Permanent: true}}, {404, "", verdict{Permanent: true}}, {410, "5", verdict{Permanent: true}}, {422, "", verdict{Permanent: true}},
 		{408, "", verdict{}}, {425, "", verdict{}}, {429, "", verdict{}}, {302, "", verdict{}}, {500, "", verdict{}}, {503, "", verdict{}},
 		{429, "7", verdict{Later: true, After: 7 * time.Second}}, {503, "120", verdict{Later: true, After: 2 * time.Minute}},
+		{302, "7", verdict{Later: true, After: 7 * time.Second}}, {408, "7", verdict{Later: true, After: 7 * time.Second}},
+		{425, "7", verdict{Later: true, After: 7 * time.Second}}, {503, "Thu, 01 Jan 2026 00:00:00 GMT", verdict{Later: true}},
 		{503, "0", verdict{Later: true}}, {503, soon, verdict{Later: true, After: time.Hour}}, {503, "soon", verdict{}}, {503, "-3", verdict{}},
 	} {
 		t.Run(fmt.Sprint(test.status, " ", test.after), func(t *testing.T) {
@@ -146,6 +148,35 @@ func TestWebhookStatusSaysWhetherARetryHelps(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// Of the statuses that blame the request, just three say that the same request may do better later.
+func TestWebhookGivesUpOn4xxBut408And425And429(t *testing.T) {
+	t.Parallel()
+	for status := 200; status <= 599; status++ {
+		err := judge(&StatusError{Status: status}, "")
+		var permanent *pipeline.PermanentError
+		got := errors.As(err, &permanent)
+		want := status/100 == 4 && status != 408 && status != 425 && status != 429
+		if got != want || (err == nil) != (status/100 == 2) {
+			t.Errorf("%d: got %v, want permanent %v", status, err, want)
+		}
+	}
+	if err := judge(&StatusError{Status: 200}, "30"); err != nil {
+		t.Errorf("200 with Retry-After: got %v, want nil", err)
+	}
+}
+
+// What got no answer may have been handled or not: it is neither the event's fault nor a promise for later.
+func TestWebhookWithoutAnAnswerIsAPlainFailure(t *testing.T) {
+	t.Parallel()
+	handle := hook(t, "/", WebhookConfig{}, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	err := handle(t.Context(), delivery(`{}`))
+	var permanent *pipeline.PermanentError
+	var later *pipeline.RetryAfterError
+	if err == nil || errors.As(err, &permanent) || errors.As(err, &later) {
+		t.Errorf("got %v, want a plain failure", err)
 	}
 }
 

@@ -236,6 +236,9 @@ func (d *drainer) drained(batch []*spooled) error {
 	for _, r := range batch {
 		d.let(r)
 	}
+	if d.isEmpty() {
+		d.reader.Close() // a segment that is open keeps its room on the disk
+	}
 	if err := d.log.Drained(last); err != nil {
 		return fmt.Errorf("give room of the spool back: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -33,25 +34,39 @@ keeps its cause, and its event unchanged. requeue gives them back to this group 
   millrace dead show booking billing 1795693647515-0
   millrace dead requeue booking billing --fingerprint error-3f2a9c1b7d44
   millrace dead discard booking billing 1795693647515-0`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: cobra.ArbitraryArgs,
+		RunE: needsVerb,
 	}
 	ls := &deadVerb{options: o}
 	list := ls.command("ls STREAM GROUP", "List dead letters, the oldest first", cobra.ExactArgs(2), ls.list)
+	list.Long = `List the dead letters of a group: why each was given up on, after how many attempts, and the fingerprint that those with the same reason share.`
+	list.Example = `  millrace dead ls booking billing --newest --limit 10
+  millrace dead ls booking billing --kind panic --since 1h --json`
 	list.Flags().IntVar(&ls.query.Limit, "limit", 50, "at most so many; 0: all")
 	list.Flags().BoolVar(&ls.query.Newest, "newest", false, "the newest first")
 	show := &deadVerb{options: o}
 	one := show.command("show STREAM GROUP POSITION", "Show one dead letter, with its event and stack", cobra.ExactArgs(3), show.show)
+	one.Example = `  millrace dead show booking billing 1795693647515-0`
 	requeue := &deadVerb{options: o}
 	back := requeue.command("requeue STREAM GROUP {POSITION... | --all | filters}", "Give dead letters back to their group", cobra.MinimumNArgs(2), requeue.change(
 		"requeued", func(ctx context.Context, b *pipeline.Bus, stream, group string, at []pipeline.Position) (int, error) {
 			return b.Requeue(ctx, stream, group, at...)
 		}))
+	back.Long = `Give dead letters back to their group, and to it alone. They are handled as first attempts and are dead letters no more, until they fail
+again. Mend the cause first. Give positions as "millrace dead ls" prints them, or filters, all of which must fit, or --all.`
+	back.Example = `  millrace dead requeue booking billing 1795693647515-0
+  millrace dead requeue booking billing --fingerprint error-3f2a9c1b7d44
+  millrace dead requeue booking billing --type booking.cancelled --since 2h --dry-run
+  millrace dead requeue booking billing --all`
 	discard := &deadVerb{options: o}
 	away := discard.command("discard STREAM GROUP {POSITION... | --all | filters}", "Delete dead letters for good", cobra.MinimumNArgs(2), discard.change(
 		"discarded", func(ctx context.Context, b *pipeline.Bus, stream, group string, at []pipeline.Position) (int, error) {
 			return b.Discard(ctx, stream, group, at...)
 		}))
+	away.Long = `Delete dead letters for good. The events stay in their stream as long as it keeps them: "millrace replay" gives them to the group again.`
+	away.Example = `  millrace dead discard booking billing 1795693647515-0
+  millrace dead discard booking billing --kind foreign --dry-run
+  millrace dead discard booking billing --all --yes`
 	away.Flags().BoolVar(&discard.yes, "yes", false, "really discard all of them: needed with --all")
 	for cmd, verb := range map[*cobra.Command]*deadVerb{back: requeue, away: discard} {
 		cmd.Flags().BoolVar(&verb.all, "all", false, "all dead letters of the group")
@@ -62,7 +77,7 @@ keeps its cause, and its event unchanged. requeue gives them back to this group 
 }
 
 func (d *deadVerb) command(use, short string, args cobra.PositionalArgs, run func(*cobra.Command, []string) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: args, RunE: run, ValidArgsFunction: d.completeGroups}
+	cmd := &cobra.Command{Use: use, Short: short, Args: args, RunE: run, ValidArgsFunction: d.complete}
 	d.addRedisFlags(cmd.Flags())
 	d.addJSONFlag(cmd.Flags())
 	if strings.HasPrefix(use, "show") {
@@ -75,7 +90,63 @@ func (d *deadVerb) command(use, short string, args cobra.PositionalArgs, run fun
 	f.StringVar(&d.query.Kind, "kind", "", "of this kind: error, permanent, panic, timeout, crash, decode, foreign")
 	f.StringVar(&d.query.Fingerprint, "fingerprint", "", "that failed for this reason, as ls prints it")
 	f.StringVar(&d.query.CorrelationID, "correlation-id", "", "of this correlation ID")
+	for flag, complete := range map[string]cobra.CompletionFunc{
+		"kind":        cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp),
+		"fingerprint": d.completeFingerprints,
+	} {
+		if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
+			panic(err) // the flag was defined above
+		}
+	}
 	return cmd
+}
+
+// complete completes a stream, a group of it, and the positions of dead letters where the verb takes some.
+func (d *deadVerb) complete(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	switch {
+	case len(args) < 2:
+		return d.completeGroups(cmd, args, typed)
+	case cmd.Name() == "ls", cmd.Name() == "show" && len(args) > 2:
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return d.completeFrom(cmd, args, func(l pipeline.DeadLetter) string {
+		if slices.Contains(args[2:], string(l.Position)) {
+			return ""
+		}
+		return cobra.CompletionWithDesc(string(l.Position), l.Event.Type+": "+oneLine(l.Cause, 60))
+	}), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}
+
+func (d *deadVerb) completeFingerprints(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	seen := map[string]bool{}
+	return d.completeFrom(cmd, args, func(l pipeline.DeadLetter) string {
+		if l.Fingerprint == "" || seen[l.Fingerprint] {
+			return ""
+		}
+		seen[l.Fingerprint] = true
+		return cobra.CompletionWithDesc(l.Fingerprint, oneLine(l.Cause, 60))
+	}), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeFrom is what choice makes of the newest dead letters of the group in args; it makes "" of what is not to be offered.
+func (d *deadVerb) completeFrom(cmd *cobra.Command, args []string, choice func(pipeline.DeadLetter) string) (choices []string) {
+	if len(args) < 2 {
+		return nil
+	}
+	bus, err := d.completing(cmd)
+	if err != nil {
+		return nil
+	}
+	defer closeBus(bus)
+	for letter, err := range bus.DeadLetters(cmd.Context(), pipeline.DeadQuery{Stream: args[0], Group: args[1], Newest: true, Limit: deadPage}) {
+		if err != nil {
+			return nil
+		}
+		if c := choice(letter); c != "" {
+			choices = append(choices, c)
+		}
+	}
+	return choices
 }
 
 var kinds = []string{pipeline.KindError, pipeline.KindPermanent, pipeline.KindPanic, pipeline.KindTimeout, pipeline.KindCrash, pipeline.KindDecode, pipeline.KindForeign}
@@ -88,17 +159,23 @@ func (d *deadVerb) prepare(args []string) (err error) {
 	if _, err := patterns(d.query.Types); err != nil {
 		return err
 	}
-	if d.query.Kind != "" && !strings.Contains(" "+strings.Join(kinds, " ")+" ", " "+d.query.Kind+" ") {
+	if d.query.Kind != "" && !slices.Contains(kinds, d.query.Kind) {
 		return usagef("--kind %q: want one of %s", d.query.Kind, strings.Join(kinds, ", "))
 	}
 	if d.query.Limit < 0 {
 		return usagef("--limit %d: want 0 or more", d.query.Limit)
 	}
-	if d.query.Since, err = parseTime("--since", d.since); err != nil {
-		return err
-	}
-	d.query.Until, err = parseTime("--until", d.until)
+	d.query.Since, d.query.Until, err = parseSpan(d.since, d.until)
 	return err
+}
+
+// deadPosition reads the position of a dead letter. The words that stand for places in a stream name none.
+func deadPosition(text string) (pipeline.Position, error) {
+	at, err := pipeline.ParsePosition(text)
+	if err != nil || at == pipeline.Oldest || at == pipeline.Now {
+		return "", usagef("position %q: want that of a dead letter, such as 1764000000000-0, as \"millrace dead ls\" prints it", text)
+	}
+	return at, nil
 }
 
 func (d *deadVerb) filtered() bool {
@@ -123,6 +200,7 @@ func (d *deadVerb) open(cmd *cobra.Command) (*pipeline.Bus, error) {
 		return nil, err
 	}
 	if _, err := bus.Group(cmd.Context(), d.query.Stream, d.query.Group); err != nil {
+		err = d.whichIsMissing(cmd.Context(), bus, d.query.Stream, err)
 		closeBus(bus)
 		return nil, err
 	}
@@ -143,9 +221,16 @@ func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
 	if !d.json {
 		fmt.Fprintln(table, "POSITION\tWHEN\tTYPE\tID\tKIND\tATTEMPTS\tFINGERPRINT\tCAUSE")
 	}
+	limit, listed := d.query.Limit, 0
+	if limit > 0 {
+		d.query.Limit++ // one more, to know whether there are
+	}
 	for dead, err := range bus.DeadLetters(cmd.Context(), d.query) {
 		if err != nil {
 			return err
+		}
+		if listed++; limit > 0 && listed > limit {
+			break
 		}
 		if d.json {
 			if err := out.Encode(dead); err != nil {
@@ -156,7 +241,21 @@ func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", dead.Position, dead.LastAt.Format(time.DateTime), dead.Event.Type, dead.Event.ID, dead.Kind, dead.Attempts,
 			dead.Fingerprint, oneLine(dead.Cause, 80))
 	}
-	return table.Flush()
+	switch {
+	case listed == 0 && d.filtered():
+		fmt.Fprintln(cmd.ErrOrStderr(), "no such dead letters")
+		return nil
+	case listed == 0:
+		fmt.Fprintf(cmd.ErrOrStderr(), "group %s has no dead letters of stream %s\n", d.query.Group, d.query.Stream)
+		return nil
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if limit > 0 && listed > limit {
+		fmt.Fprintf(cmd.ErrOrStderr(), "there are more than these %d: --limit 0 lists all\n", limit)
+	}
+	return nil
 }
 
 // oneLine shortens a text for a table.
@@ -172,9 +271,9 @@ func (d *deadVerb) show(cmd *cobra.Command, args []string) error {
 	if err := d.prepare(args); err != nil {
 		return err
 	}
-	at, err := pipeline.ParsePosition(args[2])
+	at, err := deadPosition(args[2])
 	if err != nil {
-		return usagef("%w", err)
+		return err
 	}
 	bus, err := d.open(cmd)
 	if err != nil {
@@ -216,11 +315,13 @@ func (d *deadVerb) change(done string, do func(context.Context, *pipeline.Bus, s
 		}
 		var at []pipeline.Position
 		for _, text := range args[2:] {
-			p, err := pipeline.ParsePosition(text)
+			p, err := deadPosition(text)
 			if err != nil {
-				return usagef("%w", err)
+				return err
 			}
-			at = append(at, p)
+			if !slices.Contains(at, p) { // once, however often it is named
+				at = append(at, p)
+			}
 		}
 		switch asked := len(at) > 0; {
 		case !asked && !d.all && !d.filtered():
@@ -235,14 +336,18 @@ func (d *deadVerb) change(done string, do func(context.Context, *pipeline.Bus, s
 			return err
 		}
 		defer closeBus(bus)
+		asked := len(at)
 		n, err := d.each(cmd, bus, at, do)
+		if err == nil && 0 < n && n < asked {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%d of the %d positions are no dead letters, or no more\n", asked-n, asked)
+		}
 		switch {
 		case err != nil && n > 0:
 			return fmt.Errorf("%d %s, then: %w", n, done, err)
 		case err != nil:
 			return err
 		case n == 0:
-			return errors.New("there is no such dead letter")
+			return fmt.Errorf("%w in group %s of stream %s", pipeline.ErrNoDeadLetter, d.query.Group, d.query.Stream)
 		case d.json:
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{done: n, "dryRun": d.dryRun})
 		case d.dryRun:
@@ -277,9 +382,17 @@ func (d *deadVerb) each(cmd *cobra.Command, bus *pipeline.Bus, at []pipeline.Pos
 		err = flush()
 		return total, err
 	}
+	// What fails again meanwhile comes behind the last one. Following that would end only when the workers are slower than this.
+	last, err := d.newest(cmd.Context(), bus)
+	if err != nil {
+		return 0, err
+	}
 	for dead, err := range bus.DeadLetters(cmd.Context(), d.query) {
 		if err != nil {
 			return total, err
+		}
+		if dead.Position.Compare(last) > 0 {
+			break
 		}
 		if at = append(at, dead.Position); len(at) == deadPage {
 			if err := flush(); err != nil {
@@ -289,6 +402,16 @@ func (d *deadVerb) each(cmd *cobra.Command, bus *pipeline.Bus, at []pipeline.Pos
 	}
 	err = flush()
 	return total, err
+}
+
+// newest is the position of the last dead letter that the filters select; Oldest where there is none.
+func (d *deadVerb) newest(ctx context.Context, bus *pipeline.Bus) (pipeline.Position, error) {
+	q := d.query
+	q.Newest, q.Limit = true, 1
+	for dead, err := range bus.DeadLetters(ctx, q) {
+		return dead.Position, err
+	}
+	return pipeline.Oldest, nil
 }
 
 // deadPage is how many dead letters one step changes.

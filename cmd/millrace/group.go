@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,31 +32,88 @@ pauses by itself, and tries one event from time to time.`,
   millrace group info booking billing
   millrace group pause booking billing --reason 'database migration'
   millrace group resume booking billing`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: cobra.ArbitraryArgs,
+		RunE: needsVerb,
 	}
-	add := func(use, short string, args cobra.PositionalArgs, run func(*groupVerb) func(*cobra.Command, []string) error) *groupVerb {
-		g := &groupVerb{options: o}
-		cmd := &cobra.Command{Use: use, Short: short, Args: args, RunE: run(g), ValidArgsFunction: o.completeGroups}
+	g := &groupVerb{options: o}
+	ls := &cobra.Command{
+		Use:   "ls [STREAM]",
+		Short: "List groups and what they have left to do",
+		Long: `List the groups of all streams, or of one. LAG is what a group has not read yet, PENDING what its consumers hold, DEFERRED what waits for its
+next attempt, DEAD what it gave up on.`,
+		Example: `  millrace group ls
+  millrace group ls booking --json`,
+		Args:              cobra.MaximumNArgs(1),
+		RunE:              g.list,
+		ValidArgsFunction: o.completeStreams,
+	}
+	info := &cobra.Command{
+		Use:     "info STREAM GROUP",
+		Short:   "Describe one group and its consumers",
+		Example: `  millrace group info booking billing`,
+		RunE:    g.info,
+	}
+	pause := &cobra.Command{
+		Use:   "pause STREAM GROUP",
+		Short: "Keep a group from taking events of a stream",
+		Long: `Keep a group from taking events of a stream, in all its instances, until "millrace group resume". They hear of it within 2 s and finish what
+they handle. What comes waits in the stream, which is cut at twice --hard-max-len, whatever was read.`,
+		Example: `  millrace group pause booking billing --reason 'database migration'`,
+		RunE:    g.pause,
+	}
+	pause.Flags().StringVar(&g.reason, "reason", "", "why, for those who wonder")
+	resume := &cobra.Command{
+		Use:     "resume STREAM GROUP",
+		Short:   "End the pause of a group",
+		Long:    "End the pause of a group, whether an operator paused it or it did so itself since nearly everything failed.",
+		Example: `  millrace group resume booking billing`,
+		RunE:    g.resume,
+	}
+	for _, cmd := range []*cobra.Command{ls, info, pause, resume} {
+		if cmd != ls {
+			cmd.Args, cmd.ValidArgsFunction = cobra.ExactArgs(2), o.completeGroups
+		}
 		o.addRedisFlags(cmd.Flags())
 		o.addJSONFlag(cmd.Flags())
-		if strings.HasPrefix(use, "pause") {
-			cmd.Flags().StringVar(&g.reason, "reason", "", "why, for those who wonder")
-		}
 		group.AddCommand(cmd)
-		return g
 	}
-	add("ls [STREAM]", "List groups and what they have left to do", cobra.MaximumNArgs(1), func(g *groupVerb) func(*cobra.Command, []string) error { return g.list })
-	add("info STREAM GROUP", "Describe one group and its consumers", cobra.ExactArgs(2), func(g *groupVerb) func(*cobra.Command, []string) error { return g.info })
-	add("pause STREAM GROUP", "Keep a group from taking events of a stream", cobra.ExactArgs(2), func(g *groupVerb) func(*cobra.Command, []string) error { return g.pause })
-	add("resume STREAM GROUP", "End the pause of a group", cobra.ExactArgs(2), func(g *groupVerb) func(*cobra.Command, []string) error { return g.resume })
 	return group
 }
 
-// completeGroups completes a stream, and a group of it, by what the server has.
+// needsVerb runs a command that only has verbs: its help, where none is named.
+func needsVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	var verbs []string
+	for _, verb := range cmd.Commands() {
+		verbs = append(verbs, verb.Name())
+	}
+	return usagef("%s has no verb %q: want one of %s", cmd.Name(), args[0], strings.Join(verbs, ", "))
+}
+
+// completing opens a bus to complete by what the server has. No PersistentPreRunE runs before a completion, so the variables are read here.
+func (o *options) completing(cmd *cobra.Command) (*pipeline.Bus, error) {
+	if err := fromEnvironment(cmd.Flags(), os.LookupEnv); err != nil {
+		return nil, err
+	}
+	return o.oneShot(cmd.Context(), cmd)
+}
+
+func (o *options) completeStreams(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return o.completeGroups(cmd, args, typed)
+}
+
+// completeGroups completes a stream, and a group of it.
 func (o *options) completeGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	bus, err := o.oneShot(cmd.Context(), cmd)
-	if err != nil || len(args) > 1 {
+	if len(args) > 1 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	bus, err := o.completing(cmd)
+	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer closeBus(bus)
@@ -77,30 +137,64 @@ type groupLine struct {
 	pipeline.GroupHealth
 }
 
+// whichIsMissing makes ErrUnknownGroup say so where not even the stream is there: that name may be the mistyped one.
+func (o *options) whichIsMissing(ctx context.Context, bus *pipeline.Bus, stream string, err error) error {
+	if !errors.Is(err, pipeline.ErrUnknownGroup) {
+		return err
+	}
+	h := bus.Health(ctx)
+	if unreadable(h) != nil || slices.ContainsFunc(h.Streams, func(s pipeline.StreamHealth) bool { return s.Name == stream }) {
+		return err
+	}
+	return fmt.Errorf("there is no stream %s%s: %w", stream, o.within(), err)
+}
+
+// within names the namespace, which is easily the wrong one where something is not found.
+func (o *options) within() string {
+	if o.namespace == "" {
+		return ""
+	}
+	return " in namespace " + o.namespace
+}
+
+// unreadable is why a report can't say which streams there are; nil where it can.
+func unreadable(h pipeline.Health) error {
+	for _, p := range h.Problems {
+		if p.Code == "redis-error" || p.Code == "streams-unknown" {
+			return errors.New(p.Text)
+		}
+	}
+	return nil
+}
+
 func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 {
+		if err := pipeline.CheckStream(args[0]); err != nil {
+			return usagef("stream %q %w", args[0], err)
+		}
+	}
 	bus, err := g.oneShot(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}
 	defer closeBus(bus)
 	h := bus.Health(cmd.Context())
-	for _, p := range h.Problems {
-		if p.Code == "redis-error" || p.Code == "streams-unknown" {
-			return errors.New(p.Text)
-		}
+	if err := unreadable(h); err != nil {
+		return err
 	}
 	out := json.NewEncoder(cmd.OutOrStdout())
 	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	streams, groups := 0, 0
 	if !g.json {
 		fmt.Fprintln(table, "STREAM\tGROUP\tCONSUMERS\tLAG\tPENDING\tDEFERRED\tDEAD\tSTATE\tPATTERNS")
 	}
-	found := false
 	for _, s := range h.Streams {
 		if len(args) == 1 && s.Name != args[0] {
 			continue
 		}
-		found = true
+		streams++
 		for _, one := range s.Groups {
+			groups++
 			if g.json {
 				if err := out.Encode(groupLine{s.Name, one}); err != nil {
 					return err
@@ -111,8 +205,12 @@ func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
 				stateOf(one), strings.Join(one.Patterns, " "))
 		}
 	}
-	if len(args) == 1 && !found {
-		return fmt.Errorf("there is no stream %s", args[0])
+	if len(args) == 1 && streams == 0 {
+		return fmt.Errorf("there is no stream %s%s; \"millrace group ls\" lists those with groups, \"millrace health\" all", args[0], g.within())
+	}
+	if groups == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "no groups yet%s: \"millrace work GROUP PATTERN\" makes one\n", g.within())
+		return nil
 	}
 	return table.Flush()
 }
@@ -147,7 +245,7 @@ func (g *groupVerb) info(cmd *cobra.Command, args []string) error {
 	defer closeBus(bus)
 	r, err := bus.Group(cmd.Context(), stream, group)
 	if err != nil {
-		return err
+		return g.whichIsMissing(cmd.Context(), bus, stream, err)
 	}
 	if g.json {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
@@ -158,10 +256,10 @@ func (g *groupVerb) info(cmd *cobra.Command, args []string) error {
 		{"settled up to", string(r.Frontier)}, {"lag", number(r.Lag)}, {"pending", fmt.Sprint(r.Pending)}, {"deferred", fmt.Sprint(r.Deferred)}, {"lane", fmt.Sprint(r.Lane)},
 		{"dead", fmt.Sprint(r.Dead)}, {"lost", number(r.Lost)},
 	} {
-		fmt.Fprintf(out, "%s\t%s\n", row[0], row[1])
+		fmt.Fprintf(out, "%s\t%s\n", row[0], orDash(row[1]))
 	}
 	if p := r.Paused; p != nil {
-		fmt.Fprintf(out, "paused since\t%s: %s\n", p.Since.Format(time.RFC3339), p.Reason)
+		fmt.Fprintf(out, "paused since\t%s\nreason\t%s\n", p.Since.Format(time.RFC3339), orDash(p.Reason))
 	}
 	for _, w := range r.Waiting {
 		fmt.Fprintf(out, "waits for a handler\t%s, since %s\n", w.Type, w.Since.Format(time.RFC3339))
@@ -204,10 +302,14 @@ func (g *groupVerb) change(cmd *cobra.Command, args []string, done, already stri
 	defer closeBus(bus)
 	changed, err := do(bus, stream, group)
 	if err != nil {
-		return err
+		return g.whichIsMissing(cmd.Context(), bus, stream, err)
 	}
 	if !changed {
 		done = already
+		// A second reason is not kept: who gives one has to see the first.
+		if r, err := bus.Group(cmd.Context(), stream, group); err == nil && r.Paused != nil {
+			done += fmt.Sprintf(", by %s since %s: %s", r.Paused.By, r.Paused.Since.Format(time.RFC3339), orDash(r.Paused.Reason))
+		}
 	}
 	if g.json {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"stream": stream, "group": group, "changed": changed})

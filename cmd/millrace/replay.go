@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"time"
 
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
@@ -76,17 +78,38 @@ func (r *replayVerb) run(cmd *cobra.Command, args []string) error {
 	case err != nil && total > 0:
 		return fmt.Errorf("%d events were replayed, then: %w", total, err)
 	case err != nil:
-		return err
+		return r.whichIsMissing(cmd.Context(), bus, stream, err)
 	case total == 0:
-		return fmt.Errorf("stream %s keeps no such event", stream)
+		return fmt.Errorf("stream %s keeps no such event; \"millrace history\" shows what there is", stream)
 	case r.json:
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"replayed": total, "dryRun": r.dryRun})
 	case r.dryRun:
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d events would be replayed\n", total)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s would be replayed\n", eventsOf(total))
 	default:
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d events replayed to group %s\n", total, group)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s replayed to group %s\n", eventsOf(total), group)
 	}
 	return err
+}
+
+func eventsOf(n int) string {
+	if n == 1 {
+		return "1 event"
+	}
+	return fmt.Sprint(n, " events")
+}
+
+// parseSpan reads --since and --until.
+func parseSpan(sinceText, untilText string) (since, until time.Time, err error) {
+	if since, err = parseTime("--since", sinceText); err != nil {
+		return since, until, err
+	}
+	if until, err = parseTime("--until", untilText); err != nil {
+		return since, until, err
+	}
+	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
+		return since, until, usagef("--since %s is not before --until %s: nothing lies between", sinceText, untilText)
+	}
+	return since, until, nil
 }
 
 // prepare checks the arguments.
@@ -99,8 +122,8 @@ func (r *replayVerb) prepare(args []string) (stream, group string, err error) {
 	switch {
 	case !filtered && !r.all:
 		return "", "", usagef("replay needs to know what: give filters such as --since and --type, or --all")
-	case r.rate < 0:
-		return "", "", usagef("--rate %v: want 0 or more", r.rate)
+	case !(r.rate >= 0 && r.rate <= math.MaxInt32): // no number at all, and infinity, are none either
+		return "", "", usagef("--rate %v: want a number of events per second, or 0", r.rate)
 	case r.query.Limit < 0:
 		return "", "", usagef("--limit %d: want 0 or more", r.query.Limit)
 	}
@@ -112,9 +135,6 @@ func (r *replayVerb) prepare(args []string) (stream, group string, err error) {
 			return "", "", usagef("--after: %w", err)
 		}
 	}
-	if r.query.Since, err = parseTime("--since", r.since); err != nil {
-		return "", "", err
-	}
-	r.query.Until, err = parseTime("--until", r.until)
+	r.query.Since, r.query.Until, err = parseSpan(r.since, r.until)
 	return stream, group, err
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,9 +51,11 @@ honoured. --print prints a line.
 ` + patternHelp,
 		Example: `  millrace work billing 'booking.*' --exec ./charge.py
   millrace work audit '**' --webhook http://localhost:9000/events --concurrency 32
+  millrace work mail 'invoice.issued' --exec ./send.sh --attempts 10 --backoff 5s --timeout 1m
   millrace work peek 'booking.*' --print --from now`,
-		Args: cobra.MinimumNArgs(2),
-		RunE: w.run,
+		Args:              cobra.MinimumNArgs(2),
+		RunE:              w.run,
+		ValidArgsFunction: w.complete,
 	}
 	o.addRedisFlags(cmd.Flags())
 	o.addJSONFlag(cmd.Flags())
@@ -73,7 +76,31 @@ honoured. --print prints a line.
 	f.IntVar(&w.policy.DeadLetters, "dead-letters", 100_000, "dead letters that the group keeps; the oldest go first")
 	f.DurationVar(&w.policy.DeadLetterAge, "dead-letter-age", 30*24*time.Hour, "how long the group keeps them")
 	f.StringVar(&w.from, "from", "oldest", "where a new group begins: oldest, now, a position, or a duration ago such as 10m")
+	if err := cmd.RegisterFlagCompletionFunc("from", cobra.FixedCompletions([]string{"oldest", "now"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag was defined above
+	}
 	return cmd
+}
+
+// complete completes a group, and patterns that take all of a stream.
+func (w *workVerb) complete(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	bus, err := w.completing(cmd)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer closeBus(bus)
+	var choices []string
+	for _, s := range bus.Health(cmd.Context()).Streams {
+		if len(args) > 0 {
+			choices = append(choices, s.Name+".**")
+			continue
+		}
+		for _, g := range s.Groups {
+			choices = append(choices, g.Name)
+		}
+	}
+	slices.Sort(choices)
+	return slices.Compact(choices), cobra.ShellCompDirectiveNoFileComp
 }
 
 func (w *workVerb) run(cmd *cobra.Command, args []string) error {
@@ -138,14 +165,20 @@ func (w *workVerb) handler(cmd *cobra.Command) (router.Handler, error) {
 		return nil, usagef("--dead-letters %d: want 1 or more", w.policy.DeadLetters)
 	case w.backoffFirst < 0 || w.backoffMost < w.backoffFirst:
 		return nil, usagef("--backoff %s, --backoff-max %s: want 0 or more, and the first not above the second", w.backoffFirst, w.backoffMost)
-	case w.policy.Timeout < 0 || w.policy.ClaimIdle <= 0 || w.drain <= 0 || w.policy.DeadLetterAge <= 0:
-		return nil, usagef("--timeout, --claim-idle, --drain-timeout and --dead-letter-age are durations such as 90s")
+	case w.policy.Timeout < 0:
+		return nil, usagef("--timeout %s: want a duration such as 90s, or 0 for none", w.policy.Timeout)
+	case w.policy.ClaimIdle <= 0:
+		return nil, usagef("--claim-idle %s: want a duration such as 90s", w.policy.ClaimIdle)
+	case w.drain <= 0:
+		return nil, usagef("--drain-timeout %s: want a duration such as 20s", w.drain)
+	case w.policy.DeadLetterAge <= 0:
+		return nil, usagef("--dead-letter-age %s: want a duration such as 720h", w.policy.DeadLetterAge)
 	case w.exec != "":
 		return handlers.Exec(w.exec, handlers.ExecConfig{Stdout: os.Stdout, Stderr: os.Stderr, Env: traceEnv}), nil
 	case w.webhook != "":
 		handle, err := handlers.Webhook(w.webhook, handlers.WebhookConfig{Header: traceHeader})
 		if err != nil {
-			return nil, &usageError{err}
+			return nil, usagef("--webhook: %w", err)
 		}
 		return handle, nil
 	case w.json:

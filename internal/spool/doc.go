@@ -13,6 +13,7 @@
 //	lock                     held by flock as long as the process lives
 //	owner                    what the records are for, and the ID of the spool
 //	00000000000000000001.log segments, named after their first record
+//	reserve                  room for a segment on a disk that is full
 //
 // A segment begins with a header (magic "millspl1", the number of its first record, CRC-32C of both) and holds records one after the other:
 //

@@ -171,6 +171,7 @@ func (l *Log) drop(upTo uint64) error {
 		}
 		l.mu.Unlock()
 		if !done {
+			l.reserve()
 			return errors.Join(errs...)
 		}
 		if err := os.Remove(oldest.path); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -39,6 +40,7 @@ type Log struct {
 
 	active *os.File // of the last segment; the keeper's
 	buffer []byte   // the keeper's
+	create func(dir string, first uint64) (*segment, *os.File, error)
 
 	mu       sync.Mutex // guards what follows
 	segments []*segment // the oldest first; at least one
@@ -75,7 +77,7 @@ func (s *slot) open(server string, o Options) (*Log, error) {
 	if o.Segment == 0 {
 		o.Segment = 16 << 20
 	}
-	l := &Log{slot: s, options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{})}
+	l := &Log{slot: s, options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}), create: createSegment}
 	if err := l.load(server); err != nil {
 		return nil, errors.Join(fmt.Errorf("open spool in %s: %w", s.dir, err), s.close())
 	}
@@ -90,6 +92,7 @@ func (l *Log) load(server string) error {
 		return err
 	}
 	l.segments, l.damages = segments, damages
+	l.reserve()
 	if len(segments) == 0 {
 		// Numbers begin anew, and so does the ID: where somebody has deleted the segments, the server may know the old ones.
 		if _, err := l.slot.rename(server); err != nil {
@@ -105,9 +108,13 @@ func (l *Log) load(server string) error {
 
 // roll begins another segment. The keeper's, or its predecessor's.
 func (l *Log) roll(first uint64) error {
-	s, f, err := createSegment(l.slot.dir, first)
+	s, f, err := l.create(l.slot.dir, first)
 	if err != nil {
-		return err
+		// A disk that is full of what has arrived: the segment that makes it go needs a little room.
+		_ = os.Remove(l.reservePath())
+		if s, f, err = l.create(l.slot.dir, first); err != nil {
+			return err
+		}
 	}
 	if l.active != nil {
 		_ = l.active.Close() // it is synced
@@ -116,10 +123,26 @@ func (l *Log) roll(first uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.segments = append(l.segments, s)
+	l.failure = nil // the disk takes writes
 	if len(l.segments) == 1 {
 		l.drained = first - 1
 	}
 	return nil
+}
+
+// reserveLength is the room that is kept for a segment on a disk that is full, in bytes: a few blocks of any file system.
+const reserveLength = 64 << 10
+
+func (l *Log) reservePath() string { return filepath.Join(l.slot.dir, "reserve") }
+
+// reserve takes room on the disk, to be given up when a segment is needed and there is no other. Where it can't there is none.
+func (l *Log) reserve() {
+	if info, err := os.Stat(l.reservePath()); err == nil && info.Size() == reserveLength {
+		return
+	}
+	if err := os.WriteFile(l.reservePath(), make([]byte, reserveLength), 0o600); err != nil {
+		_ = os.Remove(l.reservePath())
+	}
 }
 
 // ID names this spool for ever.

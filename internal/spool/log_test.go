@@ -501,3 +501,30 @@ func TestClosedRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A disk that is full of what has arrived at the server: the empty segment that takes its place finds room, and the spool works again.
+func TestFullDiskIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	add(t, l, "a", "b")
+	full := errors.New("no space left on device")
+	l.failed(full)
+	l.create = func(dir string, first uint64) (*segment, *os.File, error) {
+		if _, err := os.Stat(l.reservePath()); err == nil {
+			return nil, nil, full
+		}
+		return createSegment(dir, first)
+	}
+	if err := l.Drained(2); err != nil {
+		t.Fatal(err)
+	}
+	if s := l.Stats(); s.Records != 0 || s.Err != nil || s.Segments != 1 || s.Bytes != int64(headerLength) {
+		t.Errorf("stats %+v", s)
+	}
+	if info, err := os.Stat(l.reservePath()); err != nil || info.Size() != reserveLength {
+		t.Errorf("the reserve is not there again: %v", err)
+	}
+	if number := add(t, l, "c"); number != 3 {
+		t.Errorf("number %d, want 3", number)
+	}
+}
