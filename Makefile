@@ -34,7 +34,7 @@ bench: deps ## measure against the raw limit and others; AGAINST=REV: against it
 
 # What is broken is chosen from a seed that is printed: make chaos SEED=7 DURATION=2m. LOSSES=-chaos.losses destroys groups as well.
 chaos: deps ## kill, freeze and restart workers and Redis for DURATION (10m), and account for every event
-	go test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0 -chaos.duration $(or $(DURATION),10m) -chaos.seed $(or $(SEED),0) $(LOSSES)
+	go test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0 -chaos.grace 50ms -chaos.duration $(or $(DURATION),10m) -chaos.seed $(or $(SEED),0) $(LOSSES)
 
 outage: deps ## break Redis for DURATION (2m) under two servers and two workers, and account for every event
 	go test ./cmd/millrace -run '^TestOutage$$' -count=1 -v -timeout 0 -outage.duration $(or $(DURATION),2m)

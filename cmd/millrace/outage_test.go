@@ -254,8 +254,12 @@ func (a *answers) report(t *testing.T, stored, handled map[string]int) {
 	fmt.Fprintf(w, "slowest answer\t%v\n", a.slowest.Round(time.Millisecond))
 	_ = w.Flush()
 	t.Log("\n" + table.String())
-	if a.slowest > 6*time.Second {
-		t.Errorf("an answer took %v", a.slowest)
+	limit := 6 * time.Second
+	if *outageFor < time.Minute { // beside other tests, on a machine that is busy with them
+		limit = 10 * time.Second
+	}
+	if a.slowest > limit {
+		t.Errorf("an answer took %v, want at most %v", a.slowest, limit)
 	}
 	for status, n := range a.statuses {
 		if status != "201" && status != "202" {

@@ -31,6 +31,7 @@ type Ledger struct {
 	Runs      []Run                      // in any order
 	Dead      map[string]map[string]bool // by group: events that are dead letters
 	Trouble   []Trouble
+	Grace     time.Duration // how long after the end of a handler its process may be killed before the result has reached Redis
 }
 
 // Finding is a rule that was broken, with all that is known about the event.
@@ -79,8 +80,6 @@ type Result struct {
 }
 
 const (
-	// grace is how long after the end of a handler its process may be killed before the result has reached Redis.
-	grace = 50 * time.Millisecond
 	// reconnect is how long after Redis was away results that wait are written at the latest.
 	reconnect = 1500 * time.Millisecond
 	// standstill is how long a process must be frozen before its peers may take over from it.
@@ -91,8 +90,8 @@ const (
 
 // Account holds what was published against what was handled. Each event that was stored must have been handled by each group, or be a dead
 // letter of it. A run after one that had succeeded, or beside one, needs an excuse: the process of the earlier one was killed while it ran or
-// within 50 ms after it, or stood still then for so long that a peer took over, or the group was destroyed later. Where Redis was away when it
-// ended, the 50 ms begin when Redis is back and has been connected to again: nothing can be acknowledged before.
+// within the grace after it, or stood still then for so long that a peer took over, or the group was destroyed later. Where Redis was away when it
+// ended, the grace begins when Redis is back and has been connected to again: nothing can be acknowledged before.
 func Account(l Ledger) Result {
 	r := Result{Handled: map[string]int{}, Dead: map[string]int{}, Excused: map[string]int{}, Unfinished: map[string]time.Duration{}}
 	type key struct{ group, id string }
@@ -178,7 +177,7 @@ func (l Ledger) excuse(run Run) string {
 
 // written is when the result of a run has reached Redis at the latest.
 func (l Ledger) written(run Run) time.Time {
-	at := run.End.Add(grace)
+	at := run.End.Add(l.Grace)
 	for _, t := range l.Trouble { // in the order of their begins
 		if strings.HasPrefix(t.What, "redis") && !t.Begin.After(at) && t.End.Add(reconnect).After(run.End) {
 			at = later(at, t.End.Add(reconnect))

@@ -49,7 +49,7 @@ func TestAccount(t *testing.T) {
 		"killed, and nobody took over":     {runs: []Run{run(1, 1, 0, 0, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}}, finding: "never handled"},
 		"the result of a failure is lost":  {runs: []Run{run(1, 1, 0, 10, true), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(12), at(12)}}},
 	} {
-		l := Ledger{Published: map[string]bool{"e": true}, Trouble: test.trouble, Runs: append(test.runs, Run{Group: Steady, ID: "e", Attempt: 1, Process: 9, Begin: at(0), End: at(1)})}
+		l := Ledger{Grace: 50 * time.Millisecond, Published: map[string]bool{"e": true}, Trouble: test.trouble, Runs: append(test.runs, Run{Group: Steady, ID: "e", Attempt: 1, Process: 9, Begin: at(0), End: at(1)})}
 		if test.dead {
 			l.Dead = map[string]map[string]bool{Flaky: {"e": true}}
 		}

@@ -390,7 +390,7 @@ func (d *driver) settledGroup(stream, group string) (done bool, report string) {
 }
 
 func (d *driver) ledger() Ledger {
-	l := Ledger{Dead: map[string]map[string]bool{}}
+	l := Ledger{Dead: map[string]map[string]bool{}, Grace: *grace}
 	for _, group := range []string{Steady, Flaky} {
 		l.Dead[group] = map[string]bool{}
 		for dead, err := range d.bus.DeadLetters(context.Background(), pipeline.DeadQuery{Stream: "chaos", Group: group}) {
