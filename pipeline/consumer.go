@@ -58,6 +58,9 @@ type consumer struct {
 	found  chan []finding
 	done   doneEvents
 
+	// takingOver is held while something is taken over: reconcile would find it pending here, and not know where it came from.
+	takingOver sync.Mutex
+
 	suspects, dangerous suspects     // see suspectLoop
 	handled, failed     atomic.Int64 // deliveries, since the consumer began
 

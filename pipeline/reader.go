@@ -271,6 +271,7 @@ func (r *reader) reconcile(streams []string) error {
 	for _, s := range streams {
 		var behind, laneBehind redisstream.ID
 		for {
+			c.takingOver.Lock()
 			listed, fresh, err := c.window.holdListed(func() ([]redisstream.Delivered, error) {
 				held, err := c.bus.log.Held(c.reading, c.self, s, behind, laneBehind, heldPage)
 				for _, d := range held {
@@ -282,6 +283,7 @@ func (r *reader) reconcile(streams []string) error {
 				}
 				return held, err
 			})
+			c.takingOver.Unlock()
 			if err != nil {
 				if redisstream.Classify(err) == redisstream.Lost {
 					r.lost(streams)

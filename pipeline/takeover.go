@@ -37,9 +37,11 @@ func (c *consumer) takeOverLoop() {
 // for another peer.
 func (c *consumer) takeOver(stream string, p redisstream.Peer) {
 	for c.window.room() > 0 {
+		c.takingOver.Lock()
 		listed, fresh, err := c.window.holdListed(func() ([]redisstream.Delivered, error) {
 			return c.bus.log.TakeOver(c.reading, c.self, stream, p)
 		})
+		c.takingOver.Unlock()
 		if err != nil || listed == 0 {
 			return
 		}
