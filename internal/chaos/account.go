@@ -82,8 +82,9 @@ type Result struct {
 const (
 	// reconnect is how long after Redis was away results that wait are written at the latest.
 	reconnect = 1500 * time.Millisecond
-	// standstill is how long a process must be frozen before its peers may take over from it.
-	standstill = 6 * time.Second
+	// standstill is how long a process must be frozen before its peers may take over from it: three beats of 2 s, of which one may have passed since
+	// its last, and half a second for a beat that was late.
+	standstill = 3500 * time.Millisecond
 	// destroyed is how long after a group was destroyed its events may come again that stood above the frontier.
 	destroyed = 30 * time.Second
 )

@@ -102,7 +102,7 @@ func TestF20FrozenWorkerStealsNothingBack(t *testing.T) {
 	d.await("some runs", func() bool { return d.unfinished() > 50 })
 	frozen := d.workers[0]
 	d.startWorker() // the peer
-	d.freeze(frozen, standstill+3*time.Second)
+	d.freeze(frozen, 9*time.Second)
 	d.settle()
 	r := Account(d.ledger())
 	t.Log("\n" + d.table(r))
