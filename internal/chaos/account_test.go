@@ -43,6 +43,7 @@ func TestAccount(t *testing.T) {
 		"another was killed":               {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 3, at(5), at(5)}}, finding: "handled again"},
 		"stopped is no excuse":             {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"stopped", 1, at(5), at(20)}}, finding: "handled again"},
 		"frozen for long":                  {runs: []Run{run(1, 1, 0, 9000, false), run(2, 1, 8000, 8010, false)}, trouble: []Trouble{{"frozen", 1, at(5), at(8500)}}, excused: "frozen"},
+		"frozen from 2 s after its beat":   {runs: []Run{run(1, 1, 0, 4800, false), run(2, 1, 4500, 4510, false)}, trouble: []Trouble{{"frozen", 1, at(250), at(4790)}}, excused: "frozen"},
 		"frozen for a moment":              {runs: []Run{run(1, 1, 0, 9000, false), run(2, 1, 8000, 8010, false)}, trouble: []Trouble{{"frozen", 1, at(5), at(3000)}}, finding: "handled again"},
 		"group destroyed":                  {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 500, 510, false)}, trouble: []Trouble{{"group destroyed", 0, at(400), at(400)}}, excused: "group destroyed"},
 		"without an end in a live one":     {runs: []Run{run(1, 1, 0, 0, false)}, dead: true, finding: "never ended"},
