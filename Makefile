@@ -36,8 +36,8 @@ bench: deps ## measure against the raw limit and others; AGAINST=REV: against it
 chaos: deps ## kill, freeze and restart workers and Redis for DURATION (10m), and account for every event
 	go test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0 -chaos.grace 50ms -chaos.duration $(or $(DURATION),10m) -chaos.seed $(or $(SEED),0) $(LOSSES)
 
-outage: deps ## break Redis for DURATION (2m) under two servers and two workers, and account for every event
-	go test ./cmd/millrace -run '^TestOutage$$' -count=1 -v -timeout 0 -outage.duration $(or $(DURATION),2m)
+outage: deps ## break Redis for DURATION (2m) under two servers and two workers, and account for every event; FSYNC=everysec: it loses its last writes each time
+	go test ./cmd/millrace -run '^TestOutage$(if $(filter everysec,$(FSYNC)),Everysec)$$' -count=1 -v -timeout 0 -outage.duration $(or $(DURATION),2m)
 
 mutants: deps ## take one mechanism away after the other, and see a test fail each time
 	@.ci/mutants $(MUTANTS)

@@ -33,6 +33,10 @@ type Bus struct {
 	link      *link     // to Redis; nil without
 	spool     *spooling // nil where there is none
 
+	confirmed *confirmed    // by Redis; nil without
+	rewind    chan struct{} // asks rewoundLoop to look
+	losses    losses
+
 	loops   loops
 	stopped context.Context // ends when Close begins
 	stop    context.CancelCauseFunc
@@ -73,6 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	if cfg.Redis != nil {
 		b.redis = redisstream.New(redisstream.Config{Redis: cfg.Redis, Namespace: cfg.Namespace, MaxLen: 2 * cfg.HardMaxLen})
 		b.log = b.redis
+		b.confirmed, b.rewind = newConfirmed(cfg.RestoreEvents), make(chan struct{}, 1)
 		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1)}
 		if cfg.SpoolDir != "" {
 			if b.spool, err = openSpool(b); err != nil {
@@ -83,6 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 			return nil, errors.Join(fmt.Errorf("open bus: %w", err), b.closeSpool(), b.redis.Close())
 		}
 		b.loops.start("link", b.link.loop)
+		b.loops.start("rewound", b.rewoundLoop)
 		if b.spool != nil {
 			b.loops.start("drain", b.spool.drainLoop)
 			b.loops.start("adopt", b.spool.adoptLoop)
@@ -92,6 +98,9 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		w := newWriter(b, fmt.Sprintf("%s-%d", b.instance, i))
 		b.writers = append(b.writers, w)
 		b.loops.start("append", w.appendLoop)
+	}
+	if cfg.Announce {
+		b.loops.start("announce", b.announceStart)
 	}
 	return b, nil
 }
@@ -151,6 +160,9 @@ func (b *Bus) Close(ctx context.Context) error {
 	if first {
 		go func() {
 			defer close(b.ended)
+			if b.cfg.Announce {
+				b.announceStop()
+			}
 			var draining sync.WaitGroup
 			for _, c := range consumers {
 				draining.Go(c.close)

@@ -42,6 +42,8 @@ const (
 	keyOrigin   = prefixMillrace + "origin"
 	keyHop      = prefixMillrace + "hop"
 	keyPrevious = prefixMillrace + "prev"
+	keyHandled  = prefixMillrace + "handled" // groups that have handled it, separated by commas
+	keySpool    = prefixMillrace + "spool"   // record of a spool that the event stood in
 )
 
 var reservedHeaders = map[string]bool{
@@ -169,6 +171,8 @@ type decoded struct {
 	origin   string
 	hop      string
 	previous string
+	handled  string             // groups that have handled it
+	spool    string             // record that the event stood in
 	others   []redisstream.Pair // of names that are reserved and not known here: a newer version wrote them, and copies keep them
 }
 
@@ -197,6 +201,11 @@ func (b *Bus) decode(stream string, entry redisstream.Entry) decoded {
 		d.Time = storedAt(entry.ID)
 	}
 	return d
+}
+
+// handledBy reports whether a group has handled the event before it was in Redis.
+func (d *decoded) handledBy(group string) bool {
+	return d.handled != "" && slices.Contains(strings.Split(d.handled, ","), group)
 }
 
 func (d *decoded) set(key, value string) error {
@@ -245,6 +254,10 @@ func (d *decoded) set(key, value string) error {
 		d.hop = value
 	case keyPrevious:
 		d.previous = value
+	case keyHandled:
+		d.handled = value
+	case keySpool:
+		d.spool = value
 	default:
 		if strings.HasPrefix(key, prefixMillrace) {
 			d.others = append(d.others, redisstream.Pair{Key: key, Value: value})

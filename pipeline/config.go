@@ -27,6 +27,15 @@ type Config struct {
 	SpoolDir string
 	// SpoolBytes is the most that the spool may take on disk; beyond it Publish fails with ErrSpoolFull. Default: 1 GiB.
 	SpoolBytes int64
+	// Fallback says what the groups of this process do with events that are accepted while Redis is away. Local needs SpoolDir. Default: Wait;
+	// that of OpenFromEnv is Local where there is a spool.
+	Fallback Fallback
+	// RestoreEvents is how many of the events that Redis has confirmed last are kept per stream, 16 MiB at most, so that what it forgets of them (a
+	// restart without its last writes, a failover, a flush) can be named and appended again. What it loses beyond is counted as "at least".
+	// Default: 10,000.
+	RestoreEvents int
+	// NoRestore names and counts what Redis forgets, but does not append it again.
+	NoRestore bool
 	// RedisOnly makes the bus keep nothing itself: no spool, no memory of recent events, no local events.
 	RedisOnly bool
 
@@ -53,6 +62,9 @@ type Config struct {
 	// OutageAfter is how long a publish is repeated while Redis is away before it fails. Default: 5 s.
 	OutageAfter time.Duration
 
+	// Announce publishes system.service.started when the bus is open, and system.service.stopping when Close begins: who it is, and since
+	// when. OpenFromEnv does so.
+	Announce bool
 	// Hooks are called at the turning points of an event's life.
 	Hooks Hooks
 	// Logger gets a line per change of state, not per retry. Default: slog.Default().
@@ -89,6 +101,7 @@ func (c Config) withDefaults() (Config, error) {
 		setDefault(&c.LocalMaxLen, int(c.MaxLen))
 	}
 	setDefault(&c.LocalMaxLen, 1_000)
+	setDefault(&c.RestoreEvents, 10_000)
 	setDefault(&c.MaxDataBytes, 1<<20)
 	setDefault(&c.MaxMetadataBytes, 16<<10)
 	setDefault(&c.Writers, 4)
@@ -102,7 +115,7 @@ func (c Config) withDefaults() (Config, error) {
 	for name, n := range map[string]int64{
 		"MaxLen": c.MaxLen, "HardMaxLen": c.HardMaxLen, "LocalMaxLen": int64(c.LocalMaxLen), "MaxDataBytes": int64(c.MaxDataBytes),
 		"MaxMetadataBytes": int64(c.MaxMetadataBytes), "Writers": int64(c.Writers), "QueueEvents": int64(c.QueueEvents), "OutageAfter": int64(c.OutageAfter),
-		"SpoolBytes": c.SpoolBytes,
+		"SpoolBytes": c.SpoolBytes, "RestoreEvents": int64(c.RestoreEvents),
 	} {
 		if n < 0 {
 			fault("%s is negative", name)
@@ -110,6 +123,13 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.HardMaxLen < c.MaxLen {
 		fault("HardMaxLen %d is below MaxLen %d", c.HardMaxLen, c.MaxLen)
+	}
+	setDefault(&c.Fallback, Wait)
+	switch {
+	case c.Fallback != Wait && c.Fallback != Local:
+		fault("Fallback %q: want wait or local", c.Fallback)
+	case c.Fallback == Local && c.SpoolDir == "":
+		fault("Fallback local needs SpoolDir")
 	}
 	if c.RedisOnly && c.Redis == nil {
 		fault("RedisOnly needs Redis")

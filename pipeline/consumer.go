@@ -24,6 +24,7 @@ import (
 //	takeOverLoop takes over from the dead, and fetches what waits for a handler that is here
 //	suspectLoop  lets those run that may be what their last consumer died of (two of them)
 //	leaseLoop    finds out what was taken away, and takes from consumers of other software
+//	fallbackLoop handles what is in the spool while Redis is away, with Fallback Local
 //	discoverLoop finds streams that are made later, where a pattern follows all of them
 //
 // What the consumer holds (delivered by the log and not settled there yet) is known by Ref, so that an entry that comes
@@ -113,6 +114,9 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 	c.loops.start("take over", c.takeOverLoop)
 	c.loops.start("suspects", func() { c.suspectLoop(&c.suspects) })
 	c.loops.start("dangerous", func() { c.suspectLoop(&c.dangerous) })
+	if b.spool != nil && b.cfg.Fallback == Local {
+		c.loops.start("fallback", c.fallbackLoop)
+	}
 	if _, all := c.named(); all {
 		c.loops.start("discover", c.discoverLoop)
 	}
@@ -378,6 +382,7 @@ func (c *consumer) close() {
 		}
 		deadline.Stop()
 		c.abandon(ErrDrainDeadline)
+		c.bus.spool.abandon(c)
 		c.acks.close()
 		c.stopTending()
 		c.tending.wait()

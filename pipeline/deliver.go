@@ -52,9 +52,12 @@ func (c *consumer) sort(read []redisstream.Delivered) bool {
 	var others map[string]*notHandled // by stream
 	positions := positionsOf(read)
 	var of *membership // of the stream that the entries are from
+	var done []bool    // which of them were handled here; nil: not asked for
 	for i := range read {
 		d := &read[i]
-		if i == 0 || d.Stream != read[i-1].Stream {
+		if d.Spool {
+			of = spoolMembership()
+		} else if i == 0 || d.Stream != read[i-1].Stream {
 			of = c.membership(d.Stream)
 		}
 		if d.Gone {
@@ -62,8 +65,23 @@ func (c *consumer) sort(read []redisstream.Delivered) bool {
 			continue
 		}
 		event := c.bus.decode(d.Stream, d.Entry)
+		if !d.Lane && event.handledBy(c.cfg.Group) {
+			c.report(settlement{ref: d.Ref}) // while Redis was away
+			continue
+		}
+		if event.origin == OriginRestored && !d.Lane {
+			if done == nil {
+				done = c.doneOf(read)
+			}
+			if done[i] { // before Redis had forgotten it
+				c.report(settlement{ref: d.Ref})
+				continue
+			}
+		}
 		if c.handles(event.Type) {
-			setDefault(&event.position, positions[i])
+			if !d.Spool {
+				setDefault(&event.position, positions[i])
+			}
 			if !c.deliver(d, of, &event) {
 				return false
 			}

@@ -117,9 +117,12 @@ func (d *drainer) step() (idle bool, err error) {
 	if len(d.records) == 0 {
 		return true, nil
 	}
-	first, err := decodeSpooled(d.records[0].Data)
+	first, err := d.decode(0)
 	if err != nil {
 		return false, fmt.Errorf("record %d: %w", d.records[0].Number, err)
+	}
+	if len(d.reserve([]*spooled{&first})) == 0 {
+		return true, nil // a group of this process is handling it
 	}
 	if first.doubtful.Name != "" {
 		if err := d.repeat(ctx, &first); err != nil {
@@ -130,15 +133,29 @@ func (d *drainer) step() (idle bool, err error) {
 	return false, d.many(ctx, &first)
 }
 
+// decode decodes a record that was read.
+func (d *drainer) decode(i int) (spooled, error) {
+	r, err := decodeSpooled(d.records[i].Data)
+	r.number = d.records[i].Number
+	return r, err
+}
+
 // repeat is the append of which nobody knows, once more.
 func (d *drainer) repeat(ctx context.Context, r *spooled) error {
-	messages, seen := r.messages()
+	messages, seen := d.messages(r)
 	if seen[0].Key != "" {
-		appended, err := d.bus.log.AppendOnce(ctx, r.stream, r.doubtful, messages, seen)
+		appended, before, err := d.bus.log.AppendOnce(ctx, r.stream, r.doubtful, messages, seen)
+		if err != nil {
+			return err
+		}
+		d.bus.confirm(r.stream, r.doubtful, before, confirmedOnce(messages, seen, appended)...)
 		d.refused(r, appended)
-		return err
+		return nil
 	}
-	_, err := d.bus.log.Append(ctx, r.stream, r.doubtful, messages)
+	first, before, err := d.bus.log.Append(ctx, r.stream, r.doubtful, messages)
+	if err == nil {
+		d.bus.confirm(r.stream, r.doubtful, before, confirmedAppend{first: first, messages: messages})
+	}
 	return err
 }
 
@@ -151,10 +168,14 @@ func (d *drainer) refused(r *spooled, appended []redisstream.Appended) {
 	}
 }
 
-// messages is what a record holds, seen with an empty key where it is not appended once.
-func (r *spooled) messages() (messages []redisstream.Message, seen []redisstream.Seen) {
+// messages is what a record holds, as it goes to Redis; seen with an empty key where it is not appended once.
+func (s *spooling) messages(r *spooled) (messages []redisstream.Message, seen []redisstream.Seen) {
 	for _, e := range r.events {
-		messages = append(messages, e.message)
+		if r.doubtful.Name != "" {
+			messages = append(messages, e.message) // the same append again
+		} else {
+			messages = append(messages, e.marked(s.log.ID(), r.number, s.handledBy(r.number)))
+		}
 		var one redisstream.Seen
 		if e.once != nil {
 			one = *e.once
@@ -167,20 +188,22 @@ func (r *spooled) messages() (messages []redisstream.Message, seen []redisstream
 // many drains the first record with those that follow it at once, of the same stream and kind.
 func (d *drainer) many(ctx context.Context, first *spooled) error {
 	batch, bytes := []*spooled{first}, first.size()
-	for _, record := range d.records[1:] {
-		r, err := decodeSpooled(record.Data)
+	for i := 1; i < len(d.records); i++ {
+		r, err := d.decode(i)
 		if err != nil || r.stream != first.stream || r.doubtful.Name != "" || r.once() != first.once() || bytes+r.size() > flushBytes {
 			break
 		}
 		bytes += r.size()
 		batch = append(batch, &r)
 	}
+	batch = d.reserve(batch)
 	known, ok := d.known[first.stream]
 	if !ok {
-		var err error
-		if known, err = d.bus.redis.LastAppend(ctx, first.stream, d.log.ID()); err != nil {
+		last, err := d.bus.redis.LastAppends(ctx, first.stream, d.log.ID())
+		if err != nil {
 			return err
 		}
+		known = last[0]
 	}
 	for done := false; !done; {
 		// What a process before this one has drained of them is passed over.
@@ -207,14 +230,28 @@ func (d *drainer) send(ctx context.Context, w redisstream.Writer, known uint64, 
 	var messages []redisstream.Message
 	var seen []redisstream.Seen
 	for _, r := range batch {
-		m, s := r.messages()
+		m, s := d.messages(r)
 		messages, seen = append(messages, m...), append(seen, s...)
 	}
 	if !batch[0].once() {
-		return d.bus.redis.Drain(ctx, batch[0].stream, w, known, messages)
+		done, last, id, err := d.bus.redis.Drain(ctx, batch[0].stream, w, known, messages)
+		switch {
+		case err != nil:
+		case done:
+			d.bus.confirm(batch[0].stream, w, known, confirmedAppend{first: id, messages: messages})
+			for i, r := range batch {
+				d.placed(r, id.Plus(i))
+			}
+		case d.bus.confirmed.heard(batch[0].stream, w.Name, last):
+			d.bus.suspectRewind()
+		}
+		return done, last, err
 	}
 	// A packet of a process before this one that comes late now is found by the keys.
-	appended, err := d.bus.redis.AppendOnce(ctx, batch[0].stream, w, messages, seen)
+	appended, before, err := d.bus.redis.AppendOnce(ctx, batch[0].stream, w, messages, seen)
+	if err == nil {
+		d.bus.confirm(batch[0].stream, w, before, confirmedOnce(messages, seen, appended)...)
+	}
 	for i, r := range batch[:min(len(batch), len(appended))] {
 		d.refused(r, appended[i:i+1])
 	}
@@ -235,6 +272,7 @@ func (d *drainer) drained(batch []*spooled) error {
 	d.records = d.records[len(batch):]
 	for _, r := range batch {
 		d.let(r)
+		d.placed(r, redisstream.ID{})
 	}
 	if d.isEmpty() {
 		d.reader.Close() // a segment that is open keeps its room on the disk

@@ -31,24 +31,31 @@ func OpenFromEnv(ctx context.Context) (*Bus, error) {
 //	SERVICE_NAME           source of the events; default millrace
 //	MILLRACE_NAMESPACE     prefix of every key; default none
 //	MILLRACE_DATA_DIR      folder for events that are accepted while Redis is away; "off": the bus keeps nothing itself; default none
+//	MILLRACE_SPOOL_BYTES   the most that they may take there; default 1 GiB
+//	MILLRACE_FALLBACK      wait or local: what groups do with them meanwhile; default local where there is a data folder
+//	MILLRACE_RESTORE       how many events per stream can be appended again when Redis forgets them; 0: none; default 10,000
 //	MILLRACE_MAX_LEN, MILLRACE_HARD_MAX_LEN  events that a stream keeps; default 100,000 and ten times that
 func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
-	var cfg Config
+	cfg := Config{Announce: true}
 	var faults []error
 	get := func(name string) string { v, _ := lookup(name); return v }
 
 	cfg.Service = get("SERVICE_NAME")
 	cfg.Namespace = get("MILLRACE_NAMESPACE")
-	for name, field := range map[string]*int64{"MILLRACE_MAX_LEN": &cfg.MaxLen, "MILLRACE_HARD_MAX_LEN": &cfg.HardMaxLen} {
+	number := func(name string, least int64, set func(int64)) {
 		if text := get(name); text != "" {
 			n, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || n < 1 {
-				faults = append(faults, fmt.Errorf("%s: %q is not a number above 0", name, text))
-				continue
+			if err != nil || n < least {
+				faults = append(faults, fmt.Errorf("%s: %q is not a number above %d", name, text, least-1))
+				return
 			}
-			*field = n
+			set(n)
 		}
 	}
+	number("MILLRACE_MAX_LEN", 1, func(n int64) { cfg.MaxLen = n })
+	number("MILLRACE_HARD_MAX_LEN", 1, func(n int64) { cfg.HardMaxLen = n })
+	number("MILLRACE_SPOOL_BYTES", 1, func(n int64) { cfg.SpoolBytes = n })
+	number("MILLRACE_RESTORE", 0, func(n int64) { cfg.RestoreEvents, cfg.NoRestore = int(n), n == 0 })
 	enabled := false
 	if text := get("ENABLE_REDIS_EVENTS"); text != "" {
 		on, err := strconv.ParseBool(text)
@@ -63,6 +70,9 @@ func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 		cfg.Redis = options
 		if cfg.SpoolDir = get("MILLRACE_DATA_DIR"); cfg.SpoolDir == "off" {
 			cfg.SpoolDir, cfg.RedisOnly = "", true
+		}
+		if cfg.Fallback = Fallback(get("MILLRACE_FALLBACK")); cfg.Fallback == "" && cfg.SpoolDir != "" {
+			cfg.Fallback = Local
 		}
 	}
 	return cfg, errors.Join(faults...)

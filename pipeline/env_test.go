@@ -59,6 +59,34 @@ func TestConfigFromEnvDataDir(t *testing.T) {
 	}
 }
 
+func TestConfigFromEnvForOutages(t *testing.T) {
+	t.Parallel()
+	for env, want := range map[string]Config{
+		"":                       {},
+		"MILLRACE_DATA_DIR=/d":   {Fallback: Local},
+		"MILLRACE_DATA_DIR=off":  {},
+		"MILLRACE_FALLBACK=wait": {Fallback: Wait},
+		"MILLRACE_DATA_DIR=/d MILLRACE_FALLBACK=wait MILLRACE_SPOOL_BYTES=99": {Fallback: Wait, SpoolBytes: 99},
+		"MILLRACE_RESTORE=7": {RestoreEvents: 7},
+		"MILLRACE_RESTORE=0": {NoRestore: true},
+	} {
+		cfg, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=true " + env))
+		if err != nil || cfg.Fallback != want.Fallback || cfg.SpoolBytes != want.SpoolBytes || cfg.RestoreEvents != want.RestoreEvents || cfg.NoRestore != want.NoRestore {
+			t.Errorf("%s: %+v, %v", env, cfg, err)
+		}
+	}
+	for _, env := range []string{"MILLRACE_RESTORE=-1", "MILLRACE_SPOOL_BYTES=0", "MILLRACE_SPOOL_BYTES=1GB"} {
+		if _, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=true " + env)); err == nil {
+			t.Errorf("%s is taken", env)
+		}
+	}
+	for _, cfg := range []Config{{Fallback: "perhaps"}, {Fallback: Local}} {
+		if _, err := Open(t.Context(), cfg); err == nil {
+			t.Errorf("fallback %q without a spool is taken", cfg.Fallback)
+		}
+	}
+}
+
 func TestConfigFromEnvReportsEveryFault(t *testing.T) {
 	t.Parallel()
 	_, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=perhaps MILLRACE_MAX_LEN=0 MILLRACE_HARD_MAX_LEN=many"))

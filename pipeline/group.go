@@ -72,6 +72,8 @@ const (
 	OriginRequeue = "requeue" // it was a dead letter
 	OriginReplay  = "replay"  // an operator asked for it again
 	OriginDrain   = "drain"   // accepted while Redis was away
+
+	OriginRestored = "restored" // Redis had confirmed it, and had forgotten it
 )
 
 // Delivery is one attempt to hand one event to one group.

@@ -37,6 +37,7 @@ type Health struct {
 	Published     PublishedHealth     `json:"published"`
 	Spool         *SpoolHealth        `json:"spool"` // nil where there is none
 	Streams       []StreamHealth      `json:"streams"`
+	Lost          []Loss              `json:"lost"` // what this process has noticed in the last 24 hours, the oldest first; at most 20
 	Problems      []Problem           `json:"problems"`
 }
 

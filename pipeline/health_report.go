@@ -50,6 +50,7 @@ func (b *Bus) Health(ctx context.Context) Health {
 	if b.spool != nil {
 		b.spool.health(&h)
 	}
+	b.losses.health(&h)
 	if h.State == StateUnavailable {
 		h.problem("redis-unavailable", SeverityError, "redis is away and nothing else may keep events: publishing is refused", hintAway)
 	}

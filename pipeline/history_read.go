@@ -62,6 +62,7 @@ type historyRead struct {
 	lookedAgain  time.Time       // at one that is read
 	turn         int             // which one that was
 	refused      error           // of the last stream that was left out
+	spooled      numbers         // of records of the spool whose events were seen before Redis had them
 	trouble      trouble
 }
 
@@ -292,6 +293,9 @@ func (h *historyRead) look(at place, entry redisstream.Entry, yield func(Record,
 	d := h.bus.decode(at.stream, entry)
 	if at.local && d.position != "" && h.query.Source == AllSources {
 		return nil // it comes from Redis
+	}
+	if number, spooled := h.bus.spool.numberOf(&d); spooled && h.query.Source == AllSources && !h.spooled.add(number) {
+		return nil // it was heard before Redis had it
 	}
 	r := d.record(at)
 	if !h.wants(&r.Event) {

@@ -20,6 +20,9 @@ type Hooks struct {
 	// State is called after the state of the bus has changed.
 	State func(from, to State, cause error)
 
+	// Lost is called when this process notices that events are lost that were accepted. Restored is still 0 then.
+	Lost func(Loss)
+
 	// Unhandled is called for each event that a group acked because it is outside of the group's patterns.
 	Unhandled func(stream, group, eventType string)
 }
@@ -45,6 +48,7 @@ func joinHooks(a, b Hooks) Hooks {
 		Publish:   joinSpan(a.Publish, b.Publish),
 		Process:   joinSpan(a.Process, b.Process),
 		State:     join3(a.State, b.State),
+		Lost:      join1(a.Lost, b.Lost),
 		Unhandled: join3(a.Unhandled, b.Unhandled),
 	}
 }
@@ -77,6 +81,16 @@ func callSpan[A, R any](hook func(context.Context, A) (context.Context, func(R))
 		done = func(R) {}
 	}
 	return hookCtx, done
+}
+
+func join1[A any](a, b func(A)) func(A) {
+	if a == nil {
+		return b
+	}
+	if b == nil {
+		return a
+	}
+	return func(x A) { a(x); b(x) }
 }
 
 func join3[A, B, C any](a, b func(A, B, C)) func(A, B, C) {

@@ -136,7 +136,7 @@ func (l *link) note(latency time.Duration, err error) {
 		return // the check was cut short
 	}
 	l.mu.Lock()
-	from := l.state
+	from, failures := l.state, l.failures
 	l.latency, l.lastError = latency, err
 	switch class := redisstream.Classify(err); {
 	case class == redisstream.Away, class == redisstream.ReadOnly:
@@ -157,11 +157,14 @@ func (l *link) note(latency time.Duration, err error) {
 			l.state = StateDraining
 		}
 	}
-	to := l.state
+	to, back := l.state, failures > 0 && l.failures == 0
 	if from != to {
 		l.since = time.Now()
 	}
 	l.mu.Unlock()
+	if back {
+		l.bus.suspectRewind() // it may have been started again, or be another one
+	}
 	l.changed(from, to, err)
 }
 
@@ -188,6 +191,7 @@ func (l *link) changed(from, to State, cause error) {
 	}
 	if l.bus.spool != nil {
 		l.bus.spool.wake()
+		l.bus.spool.tell()
 	}
 	if l.running.Load() && to != StateUnavailable { // what could not be kept is not published
 		l.bus.loops.start("announce", func() { l.bus.announceState(from, to, cause) })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,10 +76,11 @@ func (m *memory) stream(name string) *memoryStream {
 	return s
 }
 
-func (m *memory) Append(_ context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error) {
+func (m *memory) Append(_ context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (first redisstream.ID, before uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.append(stream, w, messages)
+	first, err = m.append(stream, w, messages)
+	return first, 0, err
 }
 
 // append is Append with the lock held.
@@ -123,6 +125,30 @@ func (m *memory) Remember(stream string, messages []redisstream.Message, of redi
 	}
 	s.trim(m.maxLen)
 	m.wake()
+}
+
+// Place notes that an event of a spool, which was appended here, stands in Redis by now. Where nobody knows at which place (zero), it is removed:
+// who has not heard it yet does so from there.
+func (m *memory) Place(stream, uuid, spoolMark string, at redisstream.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.streams[stream]
+	if s == nil {
+		return
+	}
+	for i := range s.log.entries {
+		e := &s.log.entries[i]
+		if e.Of.IsZero() {
+			if copied, ours := e.Message(); ours && copied.UUID == uuid && strings.HasSuffix(copied.Metadata, spoolMark) {
+				if at.IsZero() {
+					s.log.remove(e.ID)
+				} else {
+					e.Of = at
+				}
+				return
+			}
+		}
+	}
 }
 
 // trim drops the oldest entries beyond the bound, and counts them as lost by the groups that were not given them.

@@ -296,6 +296,10 @@ func (c *consumer) probed(h *handed, succeeded bool) {
 func (c *consumer) mayRead(stream string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := c.streams[stream].paused
+	m := c.streams[stream]
+	if m == nil {
+		return true
+	}
+	p := m.paused
 	return p == nil || p.due() && len(p.parked) == 0
 }

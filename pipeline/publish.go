@@ -192,10 +192,10 @@ func (b *Bus) publishLocally(events []pending) {
 func (p *pending) appendTo(ctx context.Context, log streamLog) (redisstream.Appended, error) {
 	messages := []redisstream.Message{p.message}
 	if p.once == nil {
-		id, err := log.Append(ctx, p.stream, redisstream.Writer{}, messages)
+		id, _, err := log.Append(ctx, p.stream, redisstream.Writer{}, messages)
 		return redisstream.Appended{ID: id, UUID: p.message.UUID}, err
 	}
-	appended, err := log.AppendOnce(ctx, p.stream, redisstream.Writer{}, messages, []redisstream.Seen{*p.once})
+	appended, _, err := log.AppendOnce(ctx, p.stream, redisstream.Writer{}, messages, []redisstream.Seen{*p.once})
 	if err != nil {
 		return redisstream.Appended{}, err
 	}

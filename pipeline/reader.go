@@ -33,8 +33,8 @@ const (
 func (r *reader) readLoop() {
 	c := r.consumer
 	backoff := backoffFirst
-	var trouble error
-	var reconciled time.Time // zero: a reply may have been lost
+	var trouble []redisstream.Class // what has been complained of, since it was read last
+	var reconciled time.Time        // zero: a reply may have been lost
 	for {
 		room := c.window.freeMuch(c.reading)
 		if c.reading.Err() != nil {
@@ -65,7 +65,7 @@ func (r *reader) readLoop() {
 			return
 		}
 		if err == nil {
-			if trouble != nil {
+			if len(trouble) > 0 {
 				c.logger.Info("group is read again", "streams", streams)
 			}
 			trouble, backoff = nil, backoffFirst
@@ -220,11 +220,7 @@ func (c *consumer) withoutDone(read []redisstream.Delivered, streams []string, h
 	if !again {
 		return read
 	}
-	events := make([]decoded, len(read))
-	for i, d := range read {
-		events[i] = c.bus.decode(d.Stream, d.Entry)
-	}
-	done := c.done.which(events)
+	done := c.doneOf(read)
 	fresh := read[:0]
 	acknowledged := 0
 	for i, d := range read {
@@ -239,6 +235,15 @@ func (c *consumer) withoutDone(read []redisstream.Delivered, streams []string, h
 		c.logger.Info("deliveries came again that had been handled here; they are acknowledged", "deliveries", acknowledged)
 	}
 	return fresh
+}
+
+// doneOf returns which of the entries hold events that were handled here.
+func (c *consumer) doneOf(read []redisstream.Delivered) []bool {
+	events := make([]decoded, len(read))
+	for i, d := range read {
+		events[i] = c.bus.decode(d.Stream, d.Entry)
+	}
+	return c.done.which(events)
 }
 
 // keysOf counts the keys that entries are from. COUNT holds for each key of a read, and most of them have nothing new most of the time.
@@ -300,16 +305,17 @@ func (r *reader) reconcile(streams []string) error {
 }
 
 // complain logs an error once per kind, and tells the link of an outage.
-func (r *reader) complain(before, err error, streams []string) error {
+func (r *reader) complain(before []redisstream.Class, err error, streams []string) []redisstream.Class {
 	c := r.consumer
 	class := redisstream.Classify(err)
 	if class == redisstream.Away && c.bus.link != nil {
 		c.bus.link.suspect()
 	}
-	if before == nil || redisstream.Classify(before) != class {
-		c.logger.Warn("group can't be read", "streams", streams, "err", c.bus.redisError("read group "+c.cfg.Group, "", unwrapped(err)))
+	if slices.Contains(before, class) {
+		return before
 	}
-	return err
+	c.logger.Warn("group can't be read", "streams", streams, "err", c.bus.redisError("read group "+c.cfg.Group, "", unwrapped(err)))
+	return append(before, class)
 }
 
 // unwrapped returns what Redis said, where the error has its final shape already.

@@ -71,11 +71,11 @@ type memorySeen struct {
 // memorySeenBound is how many keys of a stream are remembered in memory.
 const memorySeenBound = 100_000
 
-func (m *memory) AppendOnce(_ context.Context, stream string, _ redisstream.Writer, messages []redisstream.Message, seen []redisstream.Seen) ([]redisstream.Appended, error) {
+func (m *memory) AppendOnce(_ context.Context, stream string, _ redisstream.Writer, messages []redisstream.Message, seen []redisstream.Seen) (appended []redisstream.Appended, before uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.stream(stream)
-	appended := make([]redisstream.Appended, len(messages))
+	appended = make([]redisstream.Appended, len(messages))
 	for i, one := range seen {
 		if known, ok := s.seen[one.Key]; ok && time.Now().Before(known.until) {
 			appended[i] = known.Appended
@@ -85,12 +85,12 @@ func (m *memory) AppendOnce(_ context.Context, stream string, _ redisstream.Writ
 		}
 		id, err := m.append(stream, redisstream.Writer{}, messages[i:i+1]) // no answer is lost on the way to memory: no mark is needed
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		appended[i] = redisstream.Appended{ID: id, UUID: messages[i].UUID}
 		s.see(one, memorySeen{appended[i], one.Print, time.Now().Add(one.Window)})
 	}
-	return appended, nil
+	return appended, 0, nil
 }
 
 func (s *memoryStream) see(one redisstream.Seen, what memorySeen) {

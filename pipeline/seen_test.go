@@ -178,25 +178,25 @@ func TestAppendOnceRepeatedAndForgotten(t *testing.T) {
 		messages := []redisstream.Message{encode(&Event{ID: "e", Type: "booking.created"}), encode(&Event{ID: "f", Type: "booking.created"})}
 		seen := []redisstream.Seen{{Key: "e", Window: time.Hour}, {Key: "f", Window: 20 * time.Millisecond}}
 		one := redisstream.Writer{Name: "one", Seq: 7}
-		first, err := b.log.AppendOnce(t.Context(), "booking", one, messages, seen)
+		first, _, err := b.log.AppendOnce(t.Context(), "booking", one, messages, seen)
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := b.log.AppendOnce(t.Context(), "booking", one, messages[:1], seen[:1])
+		again, _, err := b.log.AppendOnce(t.Context(), "booking", one, messages[:1], seen[:1])
 		if err != nil || again[0] != first[0] || again[0].Duplicate {
 			t.Errorf("repeated: %+v, %v; want %+v", again, err, first[0])
 		}
-		other, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "other", Seq: 1}, messages[:1], seen[:1])
+		other, _, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "other", Seq: 1}, messages[:1], seen[:1])
 		if err != nil || !other[0].Duplicate || other[0].ID != first[0].ID {
 			t.Errorf("by another writer: %+v, %v", other, err)
 		}
-		if _, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "one", Seq: 6}, messages, seen); err == nil {
+		if _, _, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "one", Seq: 6}, messages, seen); err == nil {
 			t.Error("a packet that came late was taken")
 		}
 		seq := uint64(1)
 		awaitFact(t, "the end of a window", func() bool {
 			seq++
-			a, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "other", Seq: seq}, messages[1:], seen[1:])
+			a, _, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "other", Seq: seq}, messages[1:], seen[1:])
 			return err == nil && !a[0].Duplicate
 		})
 	})

@@ -116,6 +116,12 @@ func (s *settlements) expired() bool {
 func (c *consumer) settle(h *handed, err error) {
 	hold := time.Duration(-1)
 	switch {
+	case h.ref.Spool:
+		c.bus.spool.finish(h.ref.ID.MS, c, err == nil)
+		if err == nil {
+			c.done.add(&h.Event)
+		}
+		c.window.release(h.ref)
 	case h.lost.Load():
 		// Whoever has it by now settles it.
 	case err == nil:

@@ -3,6 +3,8 @@ package pipeline
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -15,12 +17,36 @@ type spooled struct {
 	at       time.Time          // when it was accepted
 	doubtful redisstream.Writer // of an append of which nobody knows; empty: of none
 	events   []spooledEvent
+
+	number uint64 // in the spool; 0: not known yet
 }
 
 type spooledEvent struct {
 	subject string
 	message redisstream.Message
 	once    *redisstream.Seen
+}
+
+// marked is the message of an event that certainly is not in Redis, as it goes there and to those who hear it before: it names its record, so that
+// nobody hears it twice, and the groups that have handled it, so that they do not again.
+func (e *spooledEvent) marked(spool string, number uint64, handled string) redisstream.Message {
+	m := e.message
+	pairs := []redisstream.Pair{{Key: keyOrigin, Value: OriginDrain}, {Key: keyHandled, Value: handled}, {Key: keySpool, Value: spoolMark(spool, number)}}
+	if handled == "" {
+		pairs = slices.Delete(pairs, 1, 2)
+	}
+	marked, err := redisstream.WithPairs(m.Metadata, pairs...)
+	if err == nil { // else it is not ours to read, and goes there as it is
+		m.Metadata = marked
+	}
+	return m
+}
+
+// certain reports whether the event of a record certainly is not in Redis, and is a new one.
+func (s *spooled) certain() bool { return s.doubtful.Name == "" && !s.once() }
+
+func spoolMark(spool string, number uint64) string {
+	return spool + "/" + strconv.FormatUint(number, 10)
 }
 
 // spoolVersion is the first byte of each record.

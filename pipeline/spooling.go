@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ type spooling struct {
 	held   map[subjectKey]int
 	oldest time.Time // when the oldest record that is not drained was accepted; zero: none is known
 	stuck  error     // why the drain can't go on, though Redis is there; nil: it can
+	last   uint64    // number of the last record that is drained
+
+	fallback fallback
 
 	adopted *spooling // of a dead process, which is being drained; nil: none
 }
@@ -242,17 +246,60 @@ func (s *spooling) append(events []*pending, records []*spooled) {
 		data[i] = r.encode()
 		s.hold(r) // before it can be drained
 	}
-	s.log.Append(data, func(_ uint64, err error) {
+	s.log.Append(data, func(first uint64, err error) {
 		if err != nil {
 			s.refuse(events, records, err)
 			return
 		}
+		for i, r := range records {
+			r.number = first + uint64(i)
+			s.announce(r)
+		}
 		s.wake()
+		s.tell()
 		s.bus.published.add(Spooled, len(events))
 		for _, p := range events {
 			p.call.set(p.index, func(o *Outcome) { o.Durability, o.Err = Spooled, nil })
 		}
 	})
+}
+
+// announce lets the subscriptions of this process hear what is on disk. An event that may be in Redis already they hear from there, and so they
+// do where it has been drained meanwhile.
+func (s *spooling) announce(r *spooled) {
+	if !r.certain() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.number <= s.last {
+		return
+	}
+	_, _, err := s.bus.local.Append(s.bus.stopped, r.stream, redisstream.Writer{}, []redisstream.Message{r.events[0].marked(s.log.ID(), r.number, "")})
+	if err != nil && !errors.Is(err, errMemoryClosed) {
+		s.bus.logger.Error("spooled event is not heard by subscriptions until it is drained", "stream", r.stream, "id", r.events[0].message.UUID, "err", err)
+	}
+}
+
+// placed notes that a record is drained, and where its event stands; nowhere where that is not known.
+func (s *spooling) placed(r *spooled, at redisstream.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = max(s.last, r.number)
+	s.forgetHandled(s.last)
+	if r.certain() {
+		s.bus.local.Place(r.stream, r.events[0].message.UUID, spoolMark(s.log.ID(), r.number), at)
+	}
+}
+
+// numberOf returns the number of the record that an event stood in, if that was in this spool.
+func (s *spooling) numberOf(d *decoded) (number uint64, ours bool) {
+	if s == nil || d.spool == "" {
+		return 0, false
+	}
+	text, ours := strings.CutPrefix(d.spool, s.log.ID()+"/")
+	number, err := strconv.ParseUint(text, 10, 64)
+	return number, ours && err == nil
 }
 
 // refuse ends events that could not be spooled.

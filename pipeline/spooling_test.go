@@ -306,12 +306,12 @@ func TestDrainGoesOnBehindWhatIsStored(t *testing.T) {
 		batch = append(batch, &pending{call: newCall(1), stream: "booking", message: encode(&e)})
 	}
 	messages := []redisstream.Message{batch[0].message, batch[1].message, batch[2].message}
-	done, last, err := b.redis.Drain(t.Context(), "booking", redisstream.Writer{Name: b.spool.log.ID(), Seq: 3}, 0, messages)
+	done, last, _, err := b.redis.Drain(t.Context(), "booking", redisstream.Writer{Name: b.spool.log.ID(), Seq: 3}, 0, messages)
 	if !done || last != 3 || err != nil {
 		t.Fatal(done, last, err)
 	}
 	// A packet of that process comes late.
-	if done, last, err := b.redis.Drain(t.Context(), "booking", redisstream.Writer{Name: b.spool.log.ID(), Seq: 2}, 0, messages[:2]); done || last != 3 || err != nil {
+	if done, last, _, err := b.redis.Drain(t.Context(), "booking", redisstream.Writer{Name: b.spool.log.ID(), Seq: 2}, 0, messages[:2]); done || last != 3 || err != nil {
 		t.Errorf("a late packet: done %v, last %d, %v", done, last, err)
 	}
 	b.spool.keep(batch) // records 1 to 6, of which three are there

@@ -27,6 +27,7 @@ type subscription struct {
 	loops  sync.WaitGroup
 
 	running sync.Mutex // held while fn runs: one event at a time
+	spooled numbers    // of records of the spool whose events were heard before Redis had them; guarded by running
 
 	streams map[string]bool // that are followed; guarded by Bus.mu
 }
@@ -298,7 +299,8 @@ func (s *subscription) catchUp(t *tail, at spot, to redisstream.ID) (spot, bool)
 
 // hear calls the function with an event that is wanted.
 func (s *subscription) hear(key tailKey, id redisstream.ID, d decoded) {
-	if key.local && d.position != "" && !s.config.LocalOnly {
+	number, spooled := s.bus.spool.numberOf(&d)
+	if key.local && d.position != "" && !spooled && !s.config.LocalOnly {
 		return // a copy of what comes from Redis
 	}
 	if !matchAny(s.config.Patterns, d.Type) {
@@ -306,7 +308,7 @@ func (s *subscription) hear(key tailKey, id redisstream.ID, d decoded) {
 	}
 	s.running.Lock()
 	defer s.running.Unlock()
-	if s.ctx.Err() != nil {
+	if s.ctx.Err() != nil || spooled && !s.spooled.add(number) {
 		return
 	}
 	r := d.record(place{id, key.stream, key.local})

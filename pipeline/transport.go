@@ -18,11 +18,12 @@ type transport interface {
 
 // streamLog is the part of a transport that keeps and reads entries. Streams are made by their first append.
 type streamLog interface {
-	// Append stores the messages at the end of the stream, in order, all or none, and returns the ID of the first; the
-	// others follow it with consecutive sequence numbers. The same writer and sequence again stores nothing and returns the same ID.
-	Append(ctx context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error)
+	// Append stores the messages at the end of the stream, in order, all or none, and returns the ID of the first, the others follow it with
+	// consecutive sequence numbers; and, where the log can lose what it has confirmed, the sequence of the writer's last append before. The
+	// same writer and sequence again stores nothing and returns the same ID.
+	Append(ctx context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (first redisstream.ID, before uint64, err error)
 	// AppendOnce is Append for messages that have a key each: one whose key was appended within its window is not appended again.
-	AppendOnce(ctx context.Context, stream string, w redisstream.Writer, messages []redisstream.Message, seen []redisstream.Seen) ([]redisstream.Appended, error)
+	AppendOnce(ctx context.Context, stream string, w redisstream.Writer, messages []redisstream.Message, seen []redisstream.Seen) (appended []redisstream.Appended, before uint64, err error)
 	// Range returns up to count entries from from to to, both included; with reverse the newest first.
 	Range(ctx context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error)
 	// Tail waits until there are entries behind one of the given IDs or block has passed, and returns up to count of each stream.

@@ -190,7 +190,7 @@ func (w *window) heldLong(before time.Time) map[string][]redisstream.Ref {
 	defer w.mu.Unlock()
 	long := map[string][]redisstream.Ref{}
 	for ref, holding := range w.held {
-		if holding.since.Before(before) {
+		if holding.since.Before(before) && !ref.Spool {
 			long[ref.Stream] = append(long[ref.Stream], ref)
 		}
 	}

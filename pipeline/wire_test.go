@@ -115,10 +115,10 @@ func TestWireBytesOfACopy(t *testing.T) {
 		"\xafmillrace_origin\xa6replay" +
 		"\xacmillrace_hop\xd9\x37" + hop +
 		"\xadmillrace_prev\xd9\x37" + previous +
-		"\xb0millrace_handled\xa7billing" // of a newer version: carried on
+		"\xb0millrace_newer__\xa7billing" // of a newer version: carried on
 	c := &consumer{}
 	ref := redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: 1764000000000, Seq: 7}}
-	newer := []redisstream.Pair{{Key: "millrace_handled", Value: "billing"}}
+	newer := []redisstream.Pair{{Key: "millrace_newer__", Value: "billing"}}
 	got := c.again(ref, &decoded{Event: wireEvent(), crashes: 2, first: first, hop: hop, previous: previous, others: newer}, 12, OriginReplay)
 	if diff := cmp.Diff(want, string(got.Metadata)); diff != "" {
 		t.Errorf("metadata (-want +got):\n%s", diff)

@@ -268,8 +268,9 @@ func (w *writer) giveUp(batch []*pending, stream string, certain bool, err error
 func (w *writer) send(ctx context.Context, batch []*pending, messages []redisstream.Message) error {
 	mark, stream := redisstream.Writer{Name: w.name, Seq: w.seq}, batch[0].stream
 	if batch[0].once == nil {
-		first, err := w.bus.log.Append(ctx, stream, mark, messages)
+		first, before, err := w.bus.log.Append(ctx, stream, mark, messages)
 		if err == nil {
+			w.bus.confirm(stream, mark, before, confirmedAppend{first: first, messages: messages})
 			w.bus.remember(batch, messages, first)
 			w.bus.stored(batch, first)
 		}
@@ -279,11 +280,19 @@ func (w *writer) send(ctx context.Context, batch []*pending, messages []redisstr
 	for i, p := range batch {
 		seen[i] = *p.once
 	}
-	appended, err := w.bus.log.AppendOnce(ctx, stream, mark, messages, seen)
+	appended, before, err := w.bus.log.AppendOnce(ctx, stream, mark, messages, seen)
 	if err == nil {
+		w.bus.confirm(stream, mark, before, confirmedOnce(messages, seen, appended)...)
 		w.bus.appended(batch, messages, appended)
 	}
 	return err
+}
+
+// confirm notes that Redis has confirmed an append.
+func (b *Bus) confirm(stream string, w redisstream.Writer, before uint64, stored ...confirmedAppend) {
+	if b.confirmed != nil && b.confirmed.note(stream, w, before, stored...) {
+		b.suspectRewind()
+	}
 }
 
 // errOutage ends an append that was repeated for long enough.

@@ -257,3 +257,14 @@ func TestIdlenessMakesNoSpans(t *testing.T) {
 		}
 	})
 }
+
+func TestLostEventsAreCounted(t *testing.T) {
+	t.Parallel()
+	r := newRecorder(t)
+	hooks := r.hooks(telemetry.Auto)
+	hooks.Lost(pipeline.Loss{Stream: "booking", Reason: pipeline.ReasonRewound, Events: 3})
+	hooks.Lost(pipeline.Loss{Stream: "invoice", Reason: pipeline.ReasonRewound, Events: 4})
+	if got := r.lost.Load(); got != 7 {
+		t.Errorf("%d events are counted, want 7", got)
+	}
+}

@@ -27,14 +27,16 @@ const (
 	keyAgeMS          = attribute.Key("millrace.delivery.age_ms")
 	keyClaimed        = attribute.Key("millrace.delivery.claimed")
 	keyLinkKind       = attribute.Key("millrace.link.kind")
+	keyReason         = attribute.Key("millrace.loss.reason")
 	metricInvalidName = "millrace.trace_context.invalid"
+	metricLostName    = "millrace.events.lost"
 )
 
 // Config is what spans are made with. The zero value uses the providers of the process.
 type Config struct {
 	// TracerProvider makes the spans. Default: otel.GetTracerProvider().
 	TracerProvider trace.TracerProvider
-	// MeterProvider counts malformed trace contexts. Default: otel.GetMeterProvider().
+	// MeterProvider counts lost events and malformed trace contexts. Default: otel.GetMeterProvider().
 	MeterProvider metric.MeterProvider
 	// Mode says whether an attempt continues the trace of its publish. Default: Auto.
 	Mode Mode
@@ -46,7 +48,7 @@ type Config struct {
 	ServerPort    int
 }
 
-// New returns hooks that make a span for each publish and for each attempt. A failed attempt leaves its span context in
+// New returns hooks that make a span for each publish and for each attempt, and that count lost events by stream and reason. A failed attempt leaves its span context in
 // Delivery.Previous, so that the retry made of that delivery links to it.
 func New(cfg Config) pipeline.Hooks {
 	if cfg.TracerProvider == nil {
@@ -55,12 +57,9 @@ func New(cfg Config) pipeline.Hooks {
 	if cfg.MeterProvider == nil {
 		cfg.MeterProvider = otel.GetMeterProvider()
 	}
-	invalid, err := cfg.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL)).Int64Counter(metricInvalidName,
-		metric.WithUnit("{context}"), metric.WithDescription("Trace contexts in events that were ignored because they are malformed."))
-	if err != nil {
-		otel.Handle(err) // telemetry never keeps a service from starting
-		invalid = metricnoop.Int64Counter{}
-	}
+	meter := cfg.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
+	invalid := counter(meter, metricInvalidName, "{context}", "Trace contexts in events that were ignored because they are malformed.")
+	lost := counter(meter, metricLostName, "{event}", "Events that were accepted and then lost, also those that were restored.")
 	_, silent := cfg.TracerProvider.(noop.TracerProvider)
 	s := &spans{
 		tracer:   cfg.TracerProvider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
@@ -76,7 +75,18 @@ func New(cfg Config) pipeline.Hooks {
 			s.common = append(s.common, semconv.ServerPort(cfg.ServerPort))
 		}
 	}
-	return pipeline.Hooks{Publish: s.publish, Process: s.process}
+	return pipeline.Hooks{Publish: s.publish, Process: s.process, Lost: func(l pipeline.Loss) {
+		lost.Add(context.Background(), int64(l.Events), metric.WithAttributes(semconv.MessagingDestinationName(l.Stream), keyReason.String(l.Reason)))
+	}}
+}
+
+func counter(meter metric.Meter, name, unit, description string) metric.Int64Counter {
+	c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
+	if err != nil {
+		otel.Handle(err) // telemetry never keeps a service from starting
+		return metricnoop.Int64Counter{}
+	}
+	return c
 }
 
 // spans makes the spans of one bus.

@@ -31,12 +31,13 @@ const (
 	previousParent = "00-2222222222222222aaaaaaaaaaaaaaaa-2222222222222222-01"
 )
 
-// recorder keeps the spans and the count of malformed contexts of one test.
+// recorder keeps the spans and the counts of one test: of malformed contexts and of lost events.
 type recorder struct {
 	metricnoop.MeterProvider
 	provider *sdktrace.TracerProvider
 	exporter *tracetest.InMemoryExporter
 	invalid  atomic.Int64
+	lost     atomic.Int64
 }
 
 func newRecorder(tb testing.TB, options ...sdktrace.TracerProviderOption) *recorder {
@@ -53,7 +54,7 @@ func (r *recorder) hooks(mode telemetry.Mode) pipeline.Hooks {
 	})
 }
 
-// Meter makes the recorder the provider of the one instrument there is.
+// Meter makes the recorder the provider of the instruments there are.
 func (r *recorder) Meter(string, ...metric.MeterOption) metric.Meter { return meter{recorder: r} }
 
 type meter struct {
@@ -62,18 +63,21 @@ type meter struct {
 }
 
 func (m meter) Int64Counter(name string, _ ...metric.Int64CounterOption) (metric.Int64Counter, error) {
-	if name != "millrace.trace_context.invalid" {
-		panic("unexpected counter " + name)
+	switch name {
+	case "millrace.trace_context.invalid":
+		return counter{of: &m.recorder.invalid}, nil
+	case "millrace.events.lost":
+		return counter{of: &m.recorder.lost}, nil
 	}
-	return counter{recorder: m.recorder}, nil
+	panic("unexpected counter " + name)
 }
 
 type counter struct {
 	metricnoop.Int64Counter
-	recorder *recorder
+	of *atomic.Int64
 }
 
-func (c counter) Add(_ context.Context, n int64, _ ...metric.AddOption) { c.recorder.invalid.Add(n) }
+func (c counter) Add(_ context.Context, n int64, _ ...metric.AddOption) { c.of.Add(n) }
 
 // spans returns those that have ended, in the order of their ends.
 func (r *recorder) spans() tracetest.SpanStubs { return r.exporter.GetSpans() }

@@ -105,6 +105,7 @@ func (o *options) openTraced(ctx context.Context, cfg pipeline.Config) (traced, 
 		return traced{}, err
 	}
 	host, port := serverOf(cfg.Redis)
+	cfg.Announce = true
 	cfg.Hooks = telemetry.New(telemetry.Config{TracerProvider: sdk.TracerProvider, Mode: mode, ClientID: cfg.Service, ServerAddress: host, ServerPort: port})
 	bus, err := pipeline.Open(ctx, cfg)
 	if err != nil {

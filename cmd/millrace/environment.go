@@ -31,6 +31,8 @@ var environment = []envVar{
 	{"MILLRACE_ADDR", "--addr", "where serve listens", "127.0.0.1:8080"},
 	{"MILLRACE_ALLOW_ANONYMOUS", "--allow-anonymous", "everybody who reaches the port is an administrator", "false"},
 	{"MILLRACE_DATA_DIR", "--data-dir", "folder for the spool of serve: events that are published while Redis is away; off: keep nothing outside of Redis", ""},
+	{"MILLRACE_SPOOL_BYTES", "--spool-bytes", "the most that the spool may take on disk", "1073741824"},
+	{"MILLRACE_RESTORE", "--restore", "events per stream that serve can append again when Redis forgets what it had confirmed; 0: name them only", "10000"},
 	{"MILLRACE_DEMO", "--demo", "serve runs a booking workload", "false"},
 	{"MILLRACE_SERVER", "--server", "server that one-shot verbs speak HTTP to", ""},
 	{"MILLRACE_CONCURRENCY", "--concurrency", "events that work handles at the same time", "cores"},

@@ -25,6 +25,8 @@ type serveVerb struct {
 	addr           string
 	allowAnonymous bool
 	dataDir        string
+	spoolBytes     int64
+	restore        int
 	demo           bool
 }
 
@@ -57,6 +59,8 @@ Without credentials everybody who reaches the port is an administrator, so it li
 	f.StringVar(&s.addr, "addr", "127.0.0.1:8080", "where to listen, host:port")
 	f.BoolVar(&s.allowAnonymous, "allow-anonymous", false, "everybody who reaches the port is an administrator; listen on any address")
 	f.StringVar(&s.dataDir, "data-dir", "", "folder for the spool: events that are published while Redis is away; off: keep nothing outside of Redis (mode redis-only); none: refuse them")
+	f.Int64Var(&s.spoolBytes, "spool-bytes", 1<<30, "the most that the spool may take on disk; beyond it events are refused while Redis is away")
+	f.IntVar(&s.restore, "restore", 10_000, "events per stream that can be appended again when Redis forgets what it had confirmed (a restart, a failover); 0: they are named and counted only")
 	f.BoolVar(&s.demo, "demo", false, "run a booking workload as well, to have something to look at")
 	return cmd
 }
@@ -73,13 +77,17 @@ func (s *serveVerb) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if s.spoolBytes < 1 || s.restore < 0 {
+		return usagef("--spool-bytes %d, --restore %d: want at least 1 and 0", s.spoolBytes, s.restore)
+	}
 	cfg := s.config(redis)
+	cfg.SpoolBytes, cfg.RestoreEvents, cfg.NoRestore = s.spoolBytes, s.restore, s.restore == 0
 	cfg.RedisOnly = redis != nil && s.dataDir == keepNothing
 	if redis != nil && s.dataDir != "" && s.dataDir != keepNothing {
 		if err := checkDataDir(s.dataDir); err != nil {
 			return err
 		}
-		cfg.SpoolDir = s.dataDir
+		cfg.SpoolDir, cfg.Fallback = s.dataDir, pipeline.Local
 	}
 	// The port first: nothing is begun, neither with Redis nor with the demo, by a server that can't serve.
 	listener, err := net.Listen("tcp", s.addr)

@@ -26,9 +26,9 @@ type Appended struct {
 }
 
 // AppendOnce is Append for messages that have a key each.
-func (c *Client) AppendOnce(ctx context.Context, stream string, w Writer, messages []Message, seen []Seen) ([]Appended, error) {
+func (c *Client) AppendOnce(ctx context.Context, stream string, w Writer, messages []Message, seen []Seen) (appended []Appended, before uint64, err error) {
 	if err := c.register(ctx, stream); err != nil {
-		return nil, notSent{err}
+		return nil, 0, notSent{err}
 	}
 	args := make([]any, 0, 4+6*len(messages))
 	args = append(args, w.Name, strconv.FormatUint(w.Seq, 10), c.maxLen, SeenBound)
@@ -36,17 +36,22 @@ func (c *Client) AppendOnce(ctx context.Context, stream string, w Writer, messag
 		args = append(args, m.UUID, m.Metadata, m.Payload, seen[i].Key, seen[i].Window.Milliseconds(), seen[i].Print)
 	}
 	keys := []string{c.streamKey(stream), c.writersKey(stream), c.seenKey(stream), c.seenWhatKey(stream), c.metaKey(stream)}
-	rows, err := onceScript.Run(ctx, c.appends, keys, args...).Slice()
+	reply, err := onceScript.Run(ctx, c.appends, keys, args...).Slice()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	appended := make([]Appended, len(messages))
+	last, isLast := reply[0].(int64)
+	rows, isRows := reply[1].([]any)
+	if !isLast || !isRows || len(rows) != len(messages) {
+		return nil, 0, fmt.Errorf("append once: answer %v", reply)
+	}
+	appended = make([]Appended, len(messages))
 	for i, row := range rows {
 		if err := appended[i].parse(row); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	return appended, nil
+	return appended, uint64(last), nil
 }
 
 func (a *Appended) parse(row any) error {

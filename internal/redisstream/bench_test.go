@@ -42,7 +42,7 @@ func BenchmarkAppend(b *testing.B) {
 	seq := uint64(0)
 	for done := 0; done < b.N; done += len(messages) {
 		seq++
-		if _, err := c.Append(b.Context(), "bench", Writer{Name: "w", Seq: seq}, messages[:min(len(messages), b.N-done)]); err != nil {
+		if _, _, err := c.Append(b.Context(), "bench", Writer{Name: "w", Seq: seq}, messages[:min(len(messages), b.N-done)]); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -2,19 +2,16 @@ package redisstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Drain appends messages that were spooled, in order, all or none, as the append with the sequence w.Seq of the spool w.Name, if the last one before it
-// was known (0: none). It reports whether it did, and which append was the last one.
-func (c *Client) Drain(ctx context.Context, stream string, w Writer, known uint64, messages []Message) (done bool, last uint64, err error) {
+// was known (0: none). It reports whether it did, which append was the last one, and the ID of the first message; the others follow it.
+func (c *Client) Drain(ctx context.Context, stream string, w Writer, known uint64, messages []Message) (done bool, last uint64, first ID, err error) {
 	if err := c.register(ctx, stream); err != nil {
-		return false, 0, err
+		return false, 0, ID{}, err
 	}
 	args := make([]any, 0, 4+3*len(messages))
 	args = append(args, w.Name, strconv.FormatUint(known, 10), strconv.FormatUint(w.Seq, 10), c.maxLen)
@@ -23,26 +20,33 @@ func (c *Client) Drain(ctx context.Context, stream string, w Writer, known uint6
 	}
 	reply, err := drainScript.Run(ctx, c.appends, []string{c.streamKey(stream), c.writersKey(stream)}, args...).Slice()
 	if err != nil {
-		return false, 0, err
+		return false, 0, ID{}, err
 	}
-	if len(reply) == 2 {
-		if text, ok := reply[1].(string); ok {
-			last, err = strconv.ParseUint(text, 10, 64)
-			return reply[0] == int64(1), last, err
-		}
+	text, _ := reply[1].(string)
+	if last, err = strconv.ParseUint(text, 10, 64); err != nil {
+		return false, 0, ID{}, fmt.Errorf("drain: answer %v", reply)
 	}
-	return false, 0, fmt.Errorf("drain: answer %v", reply)
+	if done = reply[0] == int64(1); done {
+		text, _ = reply[2].(string)
+		first, err = ParseID(text)
+	}
+	return done, last, first, err
 }
 
-// LastAppend returns the sequence of the last append of a writer to a stream, 0 where there is none.
-func (c *Client) LastAppend(ctx context.Context, stream, writer string) (uint64, error) {
-	mark, err := c.admin.HGet(ctx, c.writersKey(stream), writer).Result()
-	if errors.Is(err, redis.Nil) {
-		return 0, nil
-	}
+// LastAppends returns the sequence of the last append of each of the writers to a stream, 0 where there is none.
+func (c *Client) LastAppends(ctx context.Context, stream string, writers ...string) ([]uint64, error) {
+	marks, err := c.admin.HMGet(ctx, c.writersKey(stream), writers...).Result()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	sequence, _, _ := strings.Cut(mark, " ")
-	return strconv.ParseUint(sequence, 10, 64)
+	last := make([]uint64, len(writers))
+	for i, mark := range marks {
+		if text, ok := mark.(string); ok {
+			sequence, _, _ := strings.Cut(text, " ")
+			if last[i], err = strconv.ParseUint(sequence, 10, 64); err != nil {
+				return nil, fmt.Errorf("mark of writer %s of %s: %w", writers[i], stream, err)
+			}
+		}
+	}
+	return last, nil
 }

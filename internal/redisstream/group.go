@@ -16,7 +16,8 @@ type Writer struct {
 type Ref struct {
 	Stream string
 	Lane   bool
-	ID     ID // in the stream or in the lane
+	Spool  bool // in no log yet, but in the spool of the process: ID.MS is the number of the record
+	ID     ID   // in the stream or in the lane
 }
 
 // Delivered is an entry that a consumer holds. Gone means that it is pending, but its payload was trimmed or deleted.

@@ -53,6 +53,22 @@ func appendString(dst []byte, s string) []byte {
 
 var errMetadata = errors.New("metadata is not a msgpack map of strings")
 
+// WithPairs returns metadata with more pairs behind its own.
+func WithPairs(metadata string, pairs ...Pair) (string, error) {
+	n, rest := uint32(0), ""
+	if len(metadata) > 0 && metadata != "\xc0" {
+		var err error
+		if n, rest, err = readMapHeader(metadata); err != nil {
+			return "", err
+		}
+	}
+	b := append(AppendMapHeader(make([]byte, 0, len(metadata)+64), int(n)+len(pairs)), rest...)
+	for _, p := range pairs {
+		b = AppendPair(b, p.Key, p.Value)
+	}
+	return string(b), nil
+}
+
 // ReadMetadata calls each for every pair of a msgpack map of strings, as AppendMetadata or watermill-redisstream wrote it. Empty bytes
 // and nil are no metadata.
 func ReadMetadata(b string, each func(key, value string) error) error {

@@ -25,7 +25,7 @@ func fill(t *testing.T, c *Client, server redis.UniversalClient, stream string) 
 	message := Message{UUID: "1", Metadata: "\x80", Payload: "{}"}
 	var ids []ID
 	for seq := range uint64(3) {
-		id, err := c.Append(ctx, stream, Writer{Name: "w", Seq: seq + 1}, []Message{message})
+		id, _, err := c.Append(ctx, stream, Writer{Name: "w", Seq: seq + 1}, []Message{message})
 		must(err)
 		ids = append(ids, id)
 	}
@@ -113,7 +113,7 @@ func TestAppendAfterRemoveEntersTheStreamAgain(t *testing.T) {
 	server := redistest.Start(t)
 	c := connect(t, server, "")
 	for seq := range uint64(2) {
-		if _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: seq + 1}, []Message{{UUID: "1"}}); err != nil {
+		if _, _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: seq + 1}, []Message{{UUID: "1"}}); err != nil {
 			t.Fatal(err)
 		}
 		if streams, err := c.Streams(t.Context()); err != nil || !slices.Equal(streams, []string{"booking"}) {
@@ -153,7 +153,7 @@ func TestRemoveFromCluster(t *testing.T) {
 	options.IsClusterMode = true
 	c := New(Config{Redis: options, Namespace: "acme", MaxLen: 1000})
 	t.Cleanup(func() { _ = c.Close() })
-	if _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: 1}, []Message{{UUID: "1"}}); err != nil {
+	if _, _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: 1}, []Message{{UUID: "1"}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Join(t.Context(), Consumer{Group: "billing", Name: "c"}, Join{Stream: "booking"}); err != nil {

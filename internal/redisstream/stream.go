@@ -5,17 +5,19 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// Append stores the messages at the end of the stream, in order, all or none, and returns the ID of the first; the others follow it
-// with consecutive sequence numbers. The same writer and sequence again stores nothing and returns the same ID.
-func (c *Client) Append(ctx context.Context, stream string, w Writer, messages []Message) (ID, error) {
+// Append stores the messages at the end of the stream, in order, all or none, and returns the ID of the first, the others follow it
+// with consecutive sequence numbers; and the sequence of the writer's last append until then, 0 if it had none. The same writer and
+// sequence again stores nothing and returns the same ID.
+func (c *Client) Append(ctx context.Context, stream string, w Writer, messages []Message) (first ID, before uint64, err error) {
 	if err := c.register(ctx, stream); err != nil {
-		return ID{}, notSent{err} // whatever became of the registry, no message was sent
+		return ID{}, 0, notSent{err} // whatever became of the registry, no message was sent
 	}
 	args := make([]any, 0, 3+3*len(messages))
 	args = append(args, w.Name, strconv.FormatUint(w.Seq, 10), c.maxLen)
@@ -23,11 +25,16 @@ func (c *Client) Append(ctx context.Context, stream string, w Writer, messages [
 		m := &messages[i] // pointers: a string in an interface would cost an allocation
 		args = append(args, &m.UUID, &m.Metadata, &m.Payload)
 	}
-	first, err := appendScript.Run(ctx, c.appends, []string{c.streamKey(stream), c.writersKey(stream)}, args...).Text()
+	text, err := appendScript.Run(ctx, c.appends, []string{c.streamKey(stream), c.writersKey(stream)}, args...).Text()
 	if err != nil {
-		return ID{}, err
+		return ID{}, 0, err
 	}
-	return ParseID(first)
+	id, last, _ := strings.Cut(text, " ")
+	if before, err = strconv.ParseUint(last, 10, 64); err != nil {
+		return ID{}, 0, fmt.Errorf("append: answer %q", text)
+	}
+	first, err = ParseID(id)
+	return first, before, err
 }
 
 // registerEvery is how often a stream that is appended to is entered into the registry again, so that a registry that was

@@ -2,12 +2,14 @@ package redistest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -120,6 +122,29 @@ func (s *Server) Kill(tb testing.TB) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.process.kill()
+}
+
+// LoseTail cuts the end of the append-only file of a server that is not running, as a loss of power does to what was not on disk yet, and returns how
+// many bytes it has cut: at least those asked for, and up to where a transaction begins. Within one Redis 7.0 keeps the first half in the file, and
+// drops the transaction behind it at the next start.
+func (s *Server) LoseTail(tb testing.TB, atLeast int64) int64 {
+	tb.Helper()
+	s.refuseShared(tb)
+	files, err := filepath.Glob(filepath.Join(s.dir, "appendonlydir", "*.incr.aof"))
+	if err != nil || len(files) == 0 {
+		tb.Fatalf("no append-only file in %s: %v", s.dir, err)
+	}
+	last := slices.MaxFunc(files, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }) // the highest number
+	content, err := os.ReadFile(last)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	size := int64(len(content))
+	end := max(0, bytes.LastIndex(content[:max(0, size-atLeast)], []byte("*1\r\n$5\r\nMULTI\r\n")))
+	if err := os.Truncate(last, int64(end)); err != nil {
+		tb.Fatal(err)
+	}
+	return size - int64(end)
 }
 
 // StartAgain starts a server that was stopped or killed, on its port and in its folder, and waits until it answers and has

@@ -4,18 +4,20 @@
 -- KEYS  1 stream  2 writers (hash: writer -> "sequence firstID")
 -- ARGV  1 writer  2 sequence  3 emergency limit of the stream's length
 --       then for each message: uuid, metadata, payload
--- Result  the ID of the first message; the others follow it with consecutive sequence numbers. A repetition of the writer's last
---         sequence appends nothing and gets the same ID. Error STALE: an earlier sequence, a packet that came late.
+-- Result  the ID of the first message, the others follow it with consecutive sequence numbers; and the writer's last sequence until now, 0
+--         if it had none. A repetition of that one appends nothing and gets the same ID. Error STALE: an earlier sequence, a packet
+--         that came late.
 --
 -- Without flags a script is refused as a whole under OOM, so messages are appended all or none.
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
+local last = 0
 if mark then
-  local last, first = mark:match('^(%d+) (%S+)$')
-  last = tonumber(last)
-  local sequence = tonumber(ARGV[2])
-  if sequence == last then
-    return first
-  elseif sequence < last then
+  local first
+  last, first = mark:match('^(%d+) (%S+)$')
+  local number, sequence = tonumber(last), tonumber(ARGV[2])
+  if sequence == number then
+    return first .. ' ' .. last
+  elseif sequence < number then
     return redis.error_reply('STALE append ' .. ARGV[2] .. ' of writer ' .. ARGV[1] .. ', which is at ' .. last)
   end
 end
@@ -41,4 +43,4 @@ if not mark then
     end
   end
 end
-return first
+return first .. ' ' .. last

@@ -5,8 +5,9 @@
 --       4 seen:what (hash: key -> position, event ID, fingerprint, append that did it, separated by NUL)  5 meta
 -- ARGV  1 writer  2 sequence  3 emergency limit of the stream's length  4 most keys to remember
 --       then for each message: uuid, metadata, payload, key, window in ms, fingerprint
--- Result  for each message: 0 appended, 1 was there already, 2 the key was used for something else; its position; its event ID. A repetition of
---         the writer's last sequence is answered like the first time. Error STALE: an earlier sequence, a packet that came late.
+-- Result  the writer's last sequence until now, 0 if it had none; and for each message: 0 appended, 1 was there already, 2 the key was used for
+--         something else; its position; its event ID. A repetition of the writer's last sequence is answered like the first time. Error
+--         STALE: an earlier sequence, a packet that came late.
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = mark and tonumber(mark:match('^%d+')) or 0
 local sequence = tonumber(ARGV[2])
@@ -53,4 +54,4 @@ if over > 0 then
   forget(redis.call('ZRANGE', KEYS[3], 0, over - 1))
   redis.call('HINCRBY', KEYS[5], 'seenlost', over)
 end
-return result
+return { last, result }

@@ -1,0 +1,199 @@
+package pipeline
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// confirmed are the last appends of this process that Redis has confirmed: what it takes to notice that Redis has forgotten them, to name
+// what is lost, and to append it again.
+//
+// Each append leaves a mark in Redis (append.lua), in one step and one slot with its entries. So a mark that has gone back, or is gone, tells
+// that the entries of every append behind it are gone too; one that has not tells that they are there, or were trimmed.
+type confirmed struct {
+	most int // events that are kept per stream
+
+	mu      sync.Mutex // guards what follows
+	streams map[string]*confirmedStream
+}
+
+type confirmedStream struct {
+	appends       []confirmedAppend // the oldest first
+	events, bytes int               // in them
+	marks         map[string]confirmedMark
+	forgotten     forgotten // and not told yet
+}
+
+// confirmedAppend is an append, or one event of one that appends each event once.
+type confirmedAppend struct {
+	writer   redisstream.Writer
+	first    redisstream.ID // the others follow it with consecutive sequence numbers
+	messages []redisstream.Message
+	seen     *redisstream.Seen // where it is one event that was appended once
+}
+
+// confirmedMark is what the mark of a writer must be at least.
+type confirmedMark struct {
+	seq     uint64
+	at      time.Time
+	dropped uint64 // up to which append they are not kept any more
+}
+
+// forgotten is what Redis has lost of a stream.
+type forgotten struct {
+	appends []confirmedAppend
+	atLeast bool // there was more, which is not kept any more
+}
+
+func (f *forgotten) isEmpty() bool { return len(f.appends) == 0 && !f.atLeast }
+
+const (
+	// confirmedBytes bounds what is kept per stream, whatever the number of events.
+	confirmedBytes = 16 << 20
+	// markFor is how long a mark is relied on: append.lua forgets those of 30 days ago.
+	markFor = 29 * 24 * time.Hour
+)
+
+func newConfirmed(most int) *confirmed {
+	return &confirmed{most: most, streams: map[string]*confirmedStream{}}
+}
+
+// note takes an append into account that was confirmed, with what it has stored, and which one before it Redis knew of. It reports whether Redis
+// has forgotten any.
+func (c *confirmed) note(stream string, w redisstream.Writer, before uint64, stored ...confirmedAppend) (forgot bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[stream]
+	if s == nil {
+		s = &confirmedStream{marks: map[string]confirmedMark{}}
+		c.streams[stream] = s
+	}
+	forgot = s.compare(w.Name, before, s.marks[w.Name].seq)
+	mark := s.marks[w.Name]
+	mark.seq, mark.at = w.Seq, time.Now()
+	s.marks[w.Name] = mark
+	for _, a := range stored {
+		a.writer = w
+		s.appends = append(s.appends, a)
+		s.events += len(a.messages)
+		s.bytes += a.size()
+	}
+	for s.events > c.most || s.bytes > confirmedBytes {
+		s.drop()
+	}
+	return forgot
+}
+
+func (a *confirmedAppend) size() (n int) {
+	for i := range a.messages {
+		n += len(a.messages[i].Metadata) + len(a.messages[i].Payload)
+	}
+	return n
+}
+
+// confirmedOnce are those messages of an append that it has stored.
+func confirmedOnce(messages []redisstream.Message, seen []redisstream.Seen, appended []redisstream.Appended) (stored []confirmedAppend) {
+	for i, a := range appended {
+		if !a.Duplicate && !a.Conflict && !a.ID.IsZero() {
+			stored = append(stored, confirmedAppend{first: a.ID, messages: messages[i : i+1], seen: &seen[i]})
+		}
+	}
+	return stored
+}
+
+// drop forgets the oldest append.
+func (s *confirmedStream) drop() {
+	oldest := s.appends[0]
+	s.appends[0] = confirmedAppend{} // its memory is not to be kept
+	s.appends = s.appends[1:]
+	s.events -= len(oldest.messages)
+	s.bytes -= oldest.size()
+	mark := s.marks[oldest.writer.Name]
+	mark.dropped = max(mark.dropped, oldest.writer.Seq)
+	s.marks[oldest.writer.Name] = mark
+}
+
+// compare takes into account what Redis knows of a writer: is, where it should be at least the append should. It reports whether anything is lost.
+func (s *confirmedStream) compare(writer string, is, should uint64) bool {
+	mark, known := s.marks[writer]
+	if !known || is >= should {
+		return false
+	}
+	if time.Since(mark.at) > markFor {
+		return false
+	}
+	kept := s.appends[:0]
+	for _, a := range s.appends {
+		if a.writer.Name != writer || a.writer.Seq <= is || a.writer.Seq > should {
+			kept = append(kept, a)
+			continue
+		}
+		s.forgotten.appends = append(s.forgotten.appends, a)
+		s.events -= len(a.messages)
+		s.bytes -= a.size()
+	}
+	clear(s.appends[len(kept):])
+	s.appends = kept
+	s.forgotten.atLeast = s.forgotten.atLeast || mark.dropped > is
+	mark.dropped = min(mark.dropped, is)
+	if mark.seq == should {
+		mark.seq = is
+	}
+	s.marks[writer] = mark
+	return true
+}
+
+// heard compares what Redis says is the last append of a writer with what it should be. It reports whether Redis has forgotten any.
+func (c *confirmed) heard(stream, writer string, is uint64) (forgot bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[stream]
+	return s != nil && s.compare(writer, is, s.marks[writer].seq)
+}
+
+// check compares what Redis knows of the writers of a stream with what it knew when asked began.
+func (c *confirmed) check(stream string, writers []string, should, is []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, w := range writers {
+		c.streams[stream].compare(w, is[i], should[i])
+	}
+}
+
+// marks returns what the marks of a stream's writers must be at least.
+func (c *confirmed) marks(stream string) (writers []string, seqs []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for w, mark := range c.streams[stream].marks {
+		if mark.seq > 0 && time.Since(mark.at) < markFor {
+			writers, seqs = append(writers, w), append(seqs, mark.seq)
+		}
+	}
+	return writers, seqs
+}
+
+// names returns the streams that this process has appended to.
+func (c *confirmed) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := make([]string, 0, len(c.streams))
+	for name := range c.streams {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// takeForgotten returns what was lost of a stream since the last call.
+func (c *confirmed) takeForgotten(stream string) forgotten {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[stream]
+	f := s.forgotten
+	s.forgotten = forgotten{}
+	slices.SortStableFunc(f.appends, func(a, b confirmedAppend) int { return a.first.Compare(b.first) })
+	return f
+}

@@ -1,0 +1,259 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// Loss is what was accepted and then lost, by no fault of who published it.
+type Loss struct {
+	Stream   string    `json:"stream"`
+	Reason   string    `json:"reason"`   // rewound: Redis has forgotten what it had confirmed
+	Events   int       `json:"events"`   // that were lost
+	AtLeast  bool      `json:"atLeast"`  // there were more, which this process can't name any more
+	Restored int       `json:"restored"` // of them, that are accepted again
+	From     Position  `json:"from"`     // where the first one stood
+	To       Position  `json:"to"`       // where the last one stood
+	Time     time.Time `json:"time"`     // when it was noticed
+}
+
+// ReasonRewound is the Loss.Reason of what Redis had confirmed and has forgotten: a restart without all of its last writes on disk, a
+// failover to a replica that was behind, a flush.
+const ReasonRewound = "rewound"
+
+// lossesShown and lossesFor bound what health says of losses.
+const (
+	lossesShown = 20
+	lossesFor   = 24 * time.Hour
+)
+
+// losses are those that this process has noticed, the oldest first.
+type losses struct {
+	mu    sync.Mutex
+	known []*Loss
+}
+
+func (l *losses) add(one Loss) *Loss {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.known = append(l.known, &one)
+	l.known = l.known[max(0, len(l.known)-lossesShown):]
+	return &one
+}
+
+// update changes a loss and returns what it is now.
+func (l *losses) update(one *Loss, change func(*Loss)) Loss {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(one)
+	return *one
+}
+
+func (l *losses) health(h *Health) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.Lost = []Loss{}
+	for _, one := range l.known {
+		if time.Since(one.Time) > lossesFor {
+			continue
+		}
+		h.Lost = append(h.Lost, *one)
+		text := fmt.Sprintf("redis had forgotten %s of stream %s from %s to %s that it had confirmed; %d of them are appended again",
+			one.count(), one.Stream, one.From, one.To, one.Restored)
+		severity := SeverityWarning
+		if one.AtLeast || one.Restored < one.Events {
+			severity = SeverityError
+		}
+		h.problem("stream-rewound", severity, text, "let redis write each command to disk: appendfsync always")
+	}
+}
+
+func (l *Loss) count() string {
+	if l.AtLeast {
+		return fmt.Sprintf("at least %d events", l.Events)
+	}
+	return fmt.Sprintf("%d events", l.Events)
+}
+
+const (
+	// marksEvery is how often this process compares what Redis knows with what it has confirmed, where nothing else has told.
+	marksEvery = 10 * time.Second
+	// namedAtOnce is how many lost events one system.stream.rewound names.
+	namedAtOnce = 1000
+)
+
+// suspectRewind asks rewoundLoop to look now.
+func (b *Bus) suspectRewind() {
+	select {
+	case b.rewind <- struct{}{}:
+	default: // it has been asked already
+	}
+}
+
+// rewoundLoop finds out what Redis has forgotten: when it is back after it was away, when an append has told so, and from time to time.
+func (b *Bus) rewoundLoop() {
+	ticker := time.NewTicker(marksEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-b.stopped.Done():
+			return
+		case <-ticker.C:
+		case <-b.rewind:
+		}
+		if b.isAway() {
+			continue // its return asks again
+		}
+		for _, stream := range b.confirmed.names() {
+			b.compareMarks(stream)
+			if f := b.confirmed.takeForgotten(stream); !f.isEmpty() {
+				b.loops.start("rewound", func() { b.rewound(stream, f) }) // one stream must not hold up others
+			}
+		}
+	}
+}
+
+// compareMarks compares the marks of a stream's writers. Where they can't be read the next round finds out.
+func (b *Bus) compareMarks(stream string) {
+	writers, should := b.confirmed.marks(stream)
+	if len(writers) == 0 {
+		return
+	}
+	is, err := b.redis.LastAppends(b.stopped, stream, writers...)
+	if err != nil {
+		if b.stopped.Err() == nil {
+			b.link.suspect()
+		}
+		return
+	}
+	b.confirmed.check(stream, writers, should, is)
+}
+
+// rewound names what Redis has forgotten of a stream, counts it, and appends it again.
+func (b *Bus) rewound(stream string, f forgotten) {
+	lost := Loss{Stream: stream, Reason: ReasonRewound, AtLeast: f.atLeast, Time: time.Now().UTC()}
+	for _, a := range f.appends {
+		lost.Events += len(a.messages)
+	}
+	lost.Events = max(1, lost.Events) // a mark that is gone stands for one at least
+	if n := len(f.appends); n > 0 {
+		last := f.appends[n-1]
+		lost.From, lost.To = positionOf(f.appends[0].first), positionOf(last.first.Plus(len(last.messages)-1))
+	}
+	b.logger.Error("redis has forgotten events that it had confirmed", "stream", stream, "events", lost.Events, "at_least", lost.AtLeast,
+		"from", lost.From, "to", lost.To, "restore", !b.cfg.NoRestore)
+	noted := b.losses.add(lost)
+	if b.cfg.Hooks.Lost != nil {
+		b.cfg.Hooks.Lost(lost)
+	}
+	all := f.events()
+	for part := range slices.Chunk(all, namedAtOnce) {
+		restored := 0
+		if !b.cfg.NoRestore {
+			restored = b.restore(stream, part)
+			b.losses.update(noted, func(l *Loss) { l.Restored += restored })
+		}
+		b.announceLoss(Loss{Stream: stream, Reason: ReasonRewound, Events: len(part), AtLeast: lost.AtLeast, Restored: restored,
+			From: part[0].position, To: part[len(part)-1].position, Time: lost.Time}, part)
+	}
+	if len(all) == 0 {
+		b.announceLoss(lost, nil)
+	}
+	if restored := b.losses.update(noted, func(*Loss) {}).Restored; restored > 0 {
+		level := slog.LevelInfo
+		if time.Since(lost.Time) < time.Second {
+			level = slog.LevelDebug // the line before was enough
+		}
+		b.logger.Log(context.Background(), level, "events that redis had forgotten are accepted again", "stream", stream, "events", restored)
+	}
+}
+
+// forgottenEvent is one event that Redis has lost.
+type forgottenEvent struct {
+	message  redisstream.Message
+	position Position
+	seen     *redisstream.Seen
+}
+
+func (f *forgotten) events() []forgottenEvent {
+	var all []forgottenEvent
+	for _, a := range f.appends {
+		for i, m := range a.messages {
+			all = append(all, forgottenEvent{m, positionOf(a.first.Plus(i)), a.seen})
+		}
+	}
+	return all
+}
+
+// restore appends lost events again, as often as it takes, and returns how many are accepted: not those whose own key was used
+// for another event since, and fewer where the bus is closed meanwhile. Each is appended once by the position that it had, or by its own key, so an append whose outcome nobody knows is simply repeated.
+func (b *Bus) restore(stream string, lost []forgottenEvent) (restored int) {
+	for backoff := backoffFirst; len(lost) > 0; backoff = min(2*backoff, backoffMost) {
+		accepted, left := b.restoreOnce(stream, lost)
+		restored += accepted
+		if lost = left; len(lost) > 0 && !sleep(b.stopped, backoff) {
+			b.logger.Error("events that redis had forgotten are not appended again: the bus is closed", "stream", stream, "events", len(lost), "first", lost[0].message.UUID)
+			break
+		}
+	}
+	return restored
+}
+
+// restoreOnce returns how many are accepted, and those that are to be tried again.
+func (b *Bus) restoreOnce(stream string, lost []forgottenEvent) (accepted int, left []forgottenEvent) {
+	c := newCall(len(lost))
+	waiting := make([]pending, len(lost))
+	for i, one := range lost {
+		m := one.message
+		d := b.decode(stream, m.Entry(redisstream.ID{}))
+		if d.origin != OriginRestored {
+			if marked, err := redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: keyOrigin, Value: OriginRestored}); err == nil {
+				m.Metadata = marked
+			}
+		}
+		seen := one.seen
+		if seen == nil {
+			seen = &redisstream.Seen{Key: short("rewound\x00%s\x00%s", one.position, m.UUID), Window: onceWindow}
+		}
+		waiting[i] = pending{call: c, index: i, stream: stream, message: m, once: seen, subject: d.Subject, spoolable: b.spool != nil}
+	}
+	b.queue(b.stopped, RedisOnly, waiting) // what this process remembers it remembers already
+	for i, o := range c.wait(b.stopped) {
+		switch {
+		case o.Durability == Stored || o.Durability == Spooled:
+			accepted++
+		case errors.Is(o.Err, ErrConflict):
+			b.logger.Error("event that redis had forgotten is not appended again: its idempotency key was used for another one since", "stream", stream, "id", lost[i].message.UUID)
+		default:
+			left = append(left, lost[i])
+		}
+	}
+	return accepted, left
+}
+
+// announceLoss publishes system.stream.rewound, which names the lost events.
+func (b *Bus) announceLoss(lost Loss, events []forgottenEvent) {
+	about := struct {
+		Instance string `json:"instance"`
+		Loss
+		IDs []string `json:"ids"`
+	}{Instance: b.instance, Loss: lost, IDs: []string{}}
+	for _, e := range events {
+		about.IDs = append(about.IDs, e.message.UUID)
+	}
+	data, _ := json.Marshal(about) // strings and numbers always marshal
+	ctx, cancel := context.WithTimeout(b.stopped, settleTimeout)
+	defer cancel()
+	event := Event{Type: "system.stream.rewound", Subject: lost.Stream, Data: data}
+	if _, err := b.publishAs(ctx, PublishOptions{}, []Event{event}, true); err != nil && b.stopped.Err() == nil {
+		b.logger.Error("loss could not be published", "stream", lost.Stream, "events", lost.Events, "err", err)
+	}
+}
