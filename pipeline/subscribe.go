@@ -12,11 +12,14 @@ type Subscription struct {
 	// later. It holds for streams that are made later too, which are found within seconds; with Now such a stream is heard from its
 	// beginning, or from some seconds before Subscribe where other software had filled it before. Default: Now.
 	From Position
+	// Gap is called, between calls of fn, when events are gone that were to be heard: removed while this process was slow or away, or with
+	// their stream. Default: a line in the log, which there is in any case.
+	Gap func(Gap)
 }
 
 // Subscribe calls fn for each event that s selects, one at a time, in the order of each stream. It returns once the place to
 // begin at is fixed: what is published after that is heard. fn should be quick; while it runs, later events of the
-// subscription wait in their stream, and the oldest may be removed there. Other subscriptions do not wait for it for more than a moment.
+// subscription wait in their stream, and the oldest may be removed there, which Gap tells. Other subscriptions do not wait for it for more than a moment.
 // An error of fn is logged, and changes nothing.
 //
 // An outage does not end a subscription: it goes on from where it was. What keeps it from reading is logged, once. It ends with

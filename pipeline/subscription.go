@@ -61,7 +61,7 @@ func (s *subscription) begin() error {
 		slices.Sort(streams)
 		streams = slices.Compact(streams)
 	}
-	starts := map[tailKey]redisstream.ID{}
+	starts := map[tailKey]spot{}
 	var refused error
 	for _, stream := range streams {
 		err := s.resolve(stream, false, starts)
@@ -148,19 +148,19 @@ func (s *subscription) discovered() ([]string, error) {
 
 // resolve turns From into an ID for each log of a stream, behind which everything is heard, so that nothing published after Subscribe can be
 // missed. A stream that was found later was made later, or is registered only now.
-func (s *subscription) resolve(stream string, later bool, starts map[tailKey]redisstream.ID) error {
+func (s *subscription) resolve(stream string, later bool, starts map[tailKey]spot) error {
 	for _, key := range s.logs(stream) {
 		if s.config.From != Now {
-			starts[key] = s.config.From.bound().Prev() // the event at From is heard as well
+			starts[key] = spot{id: s.config.From.bound().Prev(), ordinal: uncounted} // the event at From is heard as well
 			continue
 		}
 		info, err := s.bus.logOf(key).Info(s.ctx, stream)
 		if err != nil {
 			return s.bus.redisError("subscribe to", stream, err)
 		}
-		starts[key] = info.Last
+		starts[key] = spot{id: info.Last, ordinal: info.EntriesAdded}
 		if later {
-			starts[key] = newSince(info, s.begun)
+			starts[key] = spot{id: newSince(info, s.begun), ordinal: uncounted}
 		}
 	}
 	return nil
@@ -168,11 +168,11 @@ func (s *subscription) resolve(stream string, later bool, starts map[tailKey]red
 
 // follow follows each of these logs from behind the given ID. The caller holds Bus.mu and has seen that the bus is not closed: nothing
 // begins once Close has.
-func (s *subscription) follow(starts map[tailKey]redisstream.ID) {
+func (s *subscription) follow(starts map[tailKey]spot) {
 	for key, from := range starts {
 		s.streams[key.stream] = true
 		t := s.bus.follow(key)
-		at := t.spot(from)
+		at := t.spot(from.id, from.ordinal)
 		s.run("subscription", func() {
 			defer s.bus.unfollow(t)
 			s.followLoop(t, at)
@@ -211,7 +211,7 @@ func (s *subscription) discover() error {
 	if err != nil {
 		return err
 	}
-	starts := map[tailKey]redisstream.ID{}
+	starts := map[tailKey]spot{}
 	for _, stream := range streams {
 		s.bus.mu.Lock()
 		known := s.streams[stream]
@@ -250,6 +250,9 @@ func (s *subscription) listen(t *tail, at spot) (spot, bool) {
 	if !ok {
 		return at, false
 	}
+	if a.anew {
+		s.miss(t.key.gap(GapRecreated, at.id, uncounted))
+	}
 	late := time.AfterFunc(takeWithin, leave)
 	defer late.Stop()
 	if at, ok = s.catchUp(t, a.from, a.upTo); !ok {
@@ -258,11 +261,15 @@ func (s *subscription) listen(t *tail, at spot) (spot, bool) {
 	late.Stop()
 	for m := range a.messages {
 		c := m.Context().Value(carriedKey{}).(*carried)
-		if c.spot.run != at.run || c.spot.id.Compare(at.id) > 0 { // else it was heard while catching up
+		switch {
+		case c.gap != nil:
+			if g := at.behind(c); g != nil {
+				s.miss(g)
+			}
+		case at.advance(c.spot): // else it was heard while catching up
 			late.Reset(takeWithin)
 			s.hear(t.key, c.spot.id, c.event)
 			late.Stop()
-			at = c.spot
 		}
 		m.Ack()
 	}
@@ -274,6 +281,7 @@ func (s *subscription) catchUp(t *tail, at spot, to redisstream.ID) (spot, bool)
 	trouble := trouble{bus: s.bus, what: "stream", about: []any{"stream", t.key.stream, "subscription", s.id}}
 	count := firstPage
 	for at.id.Compare(to) < 0 {
+		s.lookAt(t, &at)
 		page, err := t.log.Range(s.ctx, t.key.stream, at.id.Next(), to, count, false)
 		if s.ctx.Err() != nil {
 			return at, false
@@ -286,15 +294,44 @@ func (s *subscription) catchUp(t *tail, at spot, to redisstream.ID) (spot, bool)
 		}
 		trouble.over()
 		for _, entry := range page {
-			at.id = entry.ID
+			at.saw(entry.ID)
 			s.hear(t.key, entry.ID, s.bus.decode(t.key.stream, entry))
 		}
 		if len(page) < count {
+			s.lookAt(t, &at)
 			break
 		}
 		count = nextPage(count, page)
 	}
 	return at, s.ctx.Err() == nil
+}
+
+// lookAt finds out what is gone that the subscription has not heard. Who may not ask reads on all the same.
+func (s *subscription) lookAt(t *tail, at *spot) {
+	info, err := t.log.Info(s.ctx, t.key.stream)
+	if err != nil {
+		return
+	}
+	before := at.id
+	if missed, reason := at.missed(info); missed != 0 {
+		s.miss(t.key.gap(reason, before, missed))
+	}
+}
+
+// miss tells of a gap. One of copies is none: what they are copies of is heard from Redis.
+func (s *subscription) miss(g *Gap) {
+	if g.Local && s.bus.redis != nil && !s.config.LocalOnly {
+		return
+	}
+	s.running.Lock()
+	defer s.running.Unlock()
+	if s.ctx.Err() != nil {
+		return
+	}
+	s.bus.logger.Warn("subscription has missed events", "subscription", s.id, "stream", g.Stream, "reason", g.Reason, "after", g.After, "missed", g.Missed)
+	if s.config.Gap != nil {
+		s.config.Gap(*g)
+	}
 }
 
 // hear calls the function with an event that is wanted.

@@ -23,8 +23,9 @@ type tail struct {
 	cancel context.CancelFunc
 
 	// Of tailLoop alone.
-	cursor  redisstream.ID // what stands up to here was handed out
-	begin   redisstream.ID // of the present run: everything behind it belongs to it
+	cursor  spot      // what stands up to here was handed out; its run is not used
+	begin   spot      // of the present run: everything behind it belongs to it
+	looked  time.Time // at the stream itself
 	known   mark
 	trouble trouble
 
@@ -43,8 +44,9 @@ type tailKey struct {
 
 // spot is how far somebody has got in a stream: what stands up to id was seen. IDs of different runs say nothing about each other.
 type spot struct {
-	id  redisstream.ID
-	run int
+	id      redisstream.ID
+	run     int
+	ordinal int64 // how many entries were ever added up to there, or uncounted
 }
 
 // order asks a tail to begin to hand its entries to one more subscription.
@@ -59,11 +61,14 @@ type order struct {
 type attached struct {
 	messages <-chan *message.Message
 	from     spot
+	anew     bool // the stream is another one than that where it was
 	upTo     redisstream.ID
 }
 
 const (
 	tailBlock = redisstream.MaxBlock
+	// lookEvery is how often a tail that always has something to read looks whether it misses something.
+	lookEvery = 5 * time.Second
 	// backoffFirst and backoffMost bound the pause of a loop after an error; it doubles in between.
 	backoffFirst = 50 * time.Millisecond
 	backoffMost  = 2 * time.Second
@@ -104,11 +109,11 @@ func (b *Bus) logOf(key tailKey) streamLog {
 	return b.log
 }
 
-// spot returns an ID of the present run.
-func (t *tail) spot(id redisstream.ID) spot {
+// spot returns a place of the present run.
+func (t *tail) spot(id redisstream.ID, ordinal int64) spot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return spot{id, t.run}
+	return spot{id, t.run, ordinal}
 }
 
 // attach asks the loop to hand its entries to a subscription until ctx ends; false when the tail or ctx has ended before. It waits for
@@ -135,21 +140,24 @@ func (t *tail) attach(ctx context.Context, from spot) (attached, bool) {
 // has caught up.
 func (t *tail) tailLoop() {
 	defer t.end()
-	t.look()
+	t.look(false)
 	count := firstPage
 	for t.ctx.Err() == nil {
 		ctx, idle := t.next()
 		if idle {
 			<-ctx.Done()
-			t.look()
+			t.look(false)
 			t.carryOut()
 			continue
 		}
-		read, err := t.log.Tail(ctx, map[string]redisstream.ID{t.key.stream: t.cursor}, count, tailBlock)
+		if time.Since(t.looked) > lookEvery {
+			t.look(true)
+		}
+		read, err := t.log.Tail(ctx, map[string]redisstream.ID{t.key.stream: t.cursor.id}, count, tailBlock)
 		entries := read[t.key.stream]
 		count = nextPage(count, entries)
 		for _, entry := range entries {
-			t.cursor = entry.ID
+			t.cursor.saw(entry.ID)
 			t.known.saw(entry.ID)
 			if err := t.hand(entry); err != nil {
 				return
@@ -163,10 +171,11 @@ func (t *tail) tailLoop() {
 			if !t.trouble.wait(t.ctx, t.bus.redisError("read the end of", t.key.stream, err)) {
 				return
 			}
+			t.looked = time.Time{} // who was away may have missed something
 		default:
 			t.trouble.over()
 			if len(entries) == 0 {
-				t.look()
+				t.look(true)
 			}
 		}
 	}
@@ -185,21 +194,36 @@ func (t *tail) next() (ctx context.Context, idle bool) {
 	return ctx, t.listeners == 0
 }
 
-// look begins another run where the IDs of the stream have gone back. Who may not ask for that reads on all the same.
-func (t *tail) look() {
+// look begins another run where the IDs of the stream have gone back, and tells those who listen what is gone. Who may not ask for that reads on
+// all the same.
+func (t *tail) look(listening bool) {
+	t.looked = time.Now()
 	info, err := t.log.Info(t.ctx, t.key.stream)
 	if err != nil {
 		return
 	}
+	before := t.cursor.id
 	begin, back := t.known.look(info)
 	if !back {
+		if listening {
+			if missed, reason := t.cursor.missed(info); missed != 0 {
+				t.tell(t.key.gap(reason, before, missed))
+			}
+		}
 		return
 	}
-	t.cursor, t.begin = begin, begin
+	t.begin = spot{id: begin, ordinal: 0}
+	if begin == info.Last {
+		t.begin.ordinal = info.EntriesAdded
+	}
+	t.cursor = t.begin
 	t.mu.Lock()
 	t.run++
 	t.mu.Unlock()
 	t.bus.logger.Warn("stream was deleted, or has lost its end; reading goes on with what is new", "stream", t.key.stream, "behind", begin.String())
+	if listening {
+		t.tell(t.key.gap(GapRecreated, before, uncounted))
+	}
 }
 
 // carryOut attaches those who asked for it. The first one says where to read on.
@@ -212,15 +236,19 @@ func (t *tail) carryOut() {
 			close(o.attached)
 			continue
 		}
-		if o.from.run != t.run {
-			o.from = spot{minID(o.from.id, t.begin), t.run}
+		anew := o.from.run != t.run
+		if anew {
+			if o.from.id.Compare(t.begin.id) >= 0 {
+				o.from = t.begin
+			}
+			o.from.run, o.from.ordinal = t.run, uncounted
 		}
 		if t.listeners == 0 {
-			t.cursor = o.from.id
+			t.cursor = o.from
 		}
 		t.listeners++
 		context.AfterFunc(o.ctx, t.detached) // as the gochannel does: who has gone before the answer is not waited for
-		o.attached <- attached{messages: messages, from: o.from, upTo: t.cursor}
+		o.attached <- attached{messages: messages, from: o.from, anew: anew, upTo: t.cursor.id}
 	}
 	t.orders = nil
 }
@@ -247,15 +275,23 @@ func (t *tail) end() {
 type carried struct {
 	spot  spot
 	event decoded
+	gap   *Gap // instead of an event
 }
 
 type carriedKey struct{}
 
 // hand gives the entry to all subscriptions and waits until each has taken it.
 func (t *tail) hand(entry redisstream.Entry) error {
-	c := &carried{spot: t.spot(entry.ID), event: t.bus.decode(t.key.stream, entry)}
+	c := &carried{spot: t.spot(entry.ID, t.cursor.ordinal), event: t.bus.decode(t.key.stream, entry)}
 	m := message.NewMessageWithContext(context.WithValue(context.Background(), carriedKey{}, c), c.event.ID, nil)
 	return t.fanout.Publish(t.key.stream, m)
+}
+
+// tell gives a gap to all subscriptions.
+func (t *tail) tell(g *Gap) {
+	c := &carried{spot: t.spot(t.cursor.id, t.cursor.ordinal), gap: g}
+	m := message.NewMessageWithContext(context.WithValue(context.Background(), carriedKey{}, c), "", nil)
+	_ = t.fanout.Publish(t.key.stream, m) // it is closed at the end only
 }
 
 // trouble is what keeps a loop from reading. It says so once per kind of error, and once when it is over.
