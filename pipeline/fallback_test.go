@@ -152,7 +152,7 @@ func TestF58ConsumerThatEndsHoldsNoDrainUp(t *testing.T) {
 	server := alwaysServer(t)
 	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), Fallback: Local})
 	began := make(chan struct{}, 10)
-	s := handle(t, b, GroupConfig{Group: "g", Policy: Policy{DrainTimeout: 1}}, "booking", func(ctx context.Context, _ *Delivery) error {
+	s := handle(t, b, GroupConfig{Group: "g", Policy: Policy{DrainTimeout: 1, PerSubject: true}}, "booking", func(ctx context.Context, _ *Delivery) error {
 		began <- struct{}{}
 		<-ctx.Done()
 		return context.Cause(ctx)
@@ -160,8 +160,9 @@ func TestF58ConsumerThatEndsHoldsNoDrainUp(t *testing.T) {
 	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Alive == 1 })
 	server.Kill(t)
 	awaitState(t, b, StateSpooling)
-	publishSpooled(t, b, Event{ID: "1", Type: "booking.created"})
+	publishSpooled(t, b, Event{ID: "1", Type: "booking.created", Subject: "s"}, Event{ID: "2", Type: "booking.created", Subject: "s"}) // the second one waits for the first
 	within(t, "the handler", began)
+	awaitFact(t, "the claim of the other one", func() bool { b.spool.mu.Lock(); defer b.spool.mu.Unlock(); return len(b.spool.fallback.claims) == 2 })
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
@@ -169,7 +170,7 @@ func TestF58ConsumerThatEndsHoldsNoDrainUp(t *testing.T) {
 	awaitState(t, b, StateDurable)
 	tally := newTally()
 	consume(t, b, GroupConfig{Group: "g"}, "booking", tally.ack)
-	tally.await(t, 1)
+	tally.await(t, 2)
 }
 
 // An append of which nobody knows waits for Redis, and so does what follows it in its subject.
