@@ -329,13 +329,6 @@ func (h *historyRead) wants(e *Event) bool {
 		(q.UserID == "" || q.UserID == e.UserID)
 }
 
-func minID(a, b redisstream.ID) redisstream.ID {
-	if a.Compare(b) < 0 {
-		return a
-	}
-	return b
-}
-
 func maxID(a, b redisstream.ID) redisstream.ID {
 	if a.Compare(b) > 0 {
 		return a
