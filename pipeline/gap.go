@@ -60,18 +60,22 @@ func (s *spot) saw(id redisstream.ID) {
 	}
 }
 
-// advance moves to an entry of the tail and reports whether it is new here.
-func (s *spot) advance(to spot) bool {
+// advance moves to an entry of the tail and reports whether it is new here, and how many before it the tail knows of that were missed here: entries
+// that went between a look at the stream and a read. Either may have noticed a gap that the other has not.
+func (s *spot) advance(to spot) (missed int64, fresh bool) {
 	if to.run != s.run {
 		*s = to
-		return true
+		return 0, true
 	}
 	if to.id.Compare(s.id) <= 0 {
-		return false
+		return 0, false
 	}
 	s.saw(to.id)
-	s.ordinal = max(s.ordinal, to.ordinal) // either may have noticed a gap that the other has not
-	return true
+	if s.ordinal != uncounted {
+		missed = max(0, to.ordinal-s.ordinal)
+	}
+	s.ordinal = max(s.ordinal, to.ordinal)
+	return missed, true
 }
 
 // behind moves behind a gap of the tail and returns what of it was not noticed here before; nil if all was.

@@ -266,10 +266,17 @@ func (s *subscription) listen(t *tail, at spot) (spot, bool) {
 			if g := at.behind(c); g != nil {
 				s.miss(g)
 			}
-		case at.advance(c.spot): // else it was heard while catching up
-			late.Reset(takeWithin)
-			s.hear(t.key, c.spot.id, c.event)
-			late.Stop()
+		default:
+			before := at.id
+			missed, fresh := at.advance(c.spot)
+			if missed > 0 {
+				s.miss(t.key.gap(GapTrimmed, before, missed))
+			}
+			if fresh { // else it was heard while catching up
+				late.Reset(takeWithin)
+				s.hear(t.key, c.spot.id, c.event)
+				late.Stop()
+			}
 		}
 		m.Ack()
 	}
