@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -227,6 +228,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
+
+// jittered is a pause of about d, ± 25 %: those that a server has lost at once must not come back to it at once.
+func jittered(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2) }
 
 // redisError gives an error of the transport the shape that callers know. Nil stays nil.
 func (b *Bus) redisError(op, stream string, err error) error {

@@ -64,7 +64,7 @@ func (s *spooling) drain(untilEmpty bool) {
 		}
 		s.complain(err)
 		s.bus.link.suspect()
-		if !sleep(s.bus.stopped, backoff) {
+		if !sleep(s.bus.stopped, jittered(backoff)) {
 			return
 		}
 		backoff = min(2*backoff, backoffMost)

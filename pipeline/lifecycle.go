@@ -15,7 +15,7 @@ const stoppingTimeout = time.Second
 func (b *Bus) announceStart() {
 	for backoff := backoffFirst; ; backoff = min(2*backoff, backoffMost) {
 		err := b.announceLife(b.stopped, "started")
-		if err == nil || !sleep(b.stopped, backoff) {
+		if err == nil || !sleep(b.stopped, jittered(backoff)) {
 			return
 		}
 		if !errors.Is(err, ErrUnavailable) {

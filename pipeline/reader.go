@@ -78,7 +78,7 @@ func (r *reader) readLoop() {
 			continue
 		}
 		trouble = r.complain(trouble, err, streams)
-		if !sleep(c.reading, backoff) {
+		if !sleep(c.reading, jittered(backoff)) {
 			return
 		}
 		backoff = min(2*backoff, backoffMost)

@@ -199,7 +199,7 @@ func (b *Bus) restore(stream string, lost []forgottenEvent) (restored int) {
 	for backoff := backoffFirst; len(lost) > 0; backoff = min(2*backoff, backoffMost) {
 		accepted, left := b.restoreOnce(stream, lost)
 		restored += accepted
-		if lost = left; len(lost) > 0 && !sleep(b.stopped, backoff) {
+		if lost = left; len(lost) > 0 && !sleep(b.stopped, jittered(backoff)) {
 			b.logger.Error("events that redis had forgotten are not appended again: the bus is closed", "stream", stream, "events", len(lost), "first", lost[0].message.UUID)
 			break
 		}

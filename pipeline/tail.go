@@ -318,7 +318,7 @@ func (t *trouble) wait(ctx context.Context, err error) bool {
 	}
 	t.class = class
 	t.backoff = min(max(2*t.backoff, backoffFirst), backoffMost)
-	return sleep(ctx, t.backoff)
+	return sleep(ctx, jittered(t.backoff))
 }
 
 func (t *trouble) over() {
