@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -239,9 +240,7 @@ func (d *drainer) send(ctx context.Context, w redisstream.Writer, known uint64, 
 		case err != nil:
 		case done:
 			d.bus.confirm(batch[0].stream, w, known, confirmedAppend{first: id, messages: messages})
-			for i, r := range batch {
-				d.placed(r, id.Plus(i))
-			}
+			d.placed(batch, id)
 		case d.bus.confirmed.heard(batch[0].stream, w.Name, last):
 			d.bus.suspectRewind()
 		}
@@ -272,7 +271,9 @@ func (d *drainer) drained(batch []*spooled) error {
 	d.records = d.records[len(batch):]
 	for _, r := range batch {
 		d.let(r)
-		d.placed(r, redisstream.ID{})
+	}
+	if left := slices.DeleteFunc(slices.Clone(batch), func(r *spooled) bool { return r.placed }); len(left) > 0 {
+		d.placed(left, redisstream.ID{})
 	}
 	if d.isEmpty() {
 		d.reader.Close() // a segment that is open keeps its room on the disk

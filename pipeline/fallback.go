@@ -17,7 +17,8 @@ const (
 	// Local lets the groups of this process handle them from the spool: once, and those that fail, or whose handlers are elsewhere, when they
 	// are in Redis. An event that may have reached Redis waits as well, with those of its subject behind it. What was handled says so when it
 	// comes to Redis, and is not handled again, unless the process dies before. Not kept: the order against older events of the
-	// subject that are still in Redis. Groups of other software, which do not know the mark, get it again.
+	// subject that are still in Redis, nor that behind one that failed here, with Policy.PerSubject either. What goes by PublishOptions.Once or Key waits
+	// too, since only Redis knows whether it is new. Groups of other software, which do not know the mark, get it again.
 	Local Fallback = "local"
 )
 
@@ -172,8 +173,10 @@ func (c *consumer) fallbackLoop() {
 	for c.reading.Err() == nil {
 		news := s.news()
 		if c.bus.State() != StateSpooling {
-			reader.Close() // a segment that is open keeps its room on the disk
-			clear(blocked)
+			reader.Close()   // a segment that is open keeps its room on the disk
+			if s.isEmpty() { // what has blocked them is in Redis
+				clear(blocked)
+			}
 			c.awaitNews(news)
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
@@ -54,7 +55,9 @@ func TestServiceThatStopsWithoutRedis(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Kill(t)
-	if err := b.Close(t.Context()); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second) // OutageAfter and the timeouts of dialling are far below
+	defer cancel()
+	if err := b.Close(ctx); err != nil {
 		t.Error(err)
 	}
 }

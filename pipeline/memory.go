@@ -127,27 +127,44 @@ func (m *memory) Remember(stream string, messages []redisstream.Message, of redi
 	m.wake()
 }
 
-// Place notes that an event of a spool, which was appended here, stands in Redis by now. Where nobody knows at which place (zero), it is removed:
-// who has not heard it yet does so from there.
-func (m *memory) Place(stream, uuid, spoolMark string, at redisstream.ID) {
+// placing is an event of a spool, which was appended here and stands in Redis by now.
+type placing struct {
+	uuid, mark string         // the mark is the end of its metadata
+	at         redisstream.ID // in Redis; zero: nobody knows where
+}
+
+// Place notes where events of a spool stand in Redis, in one pass over the log. Those of which nobody knows where are removed: who has not heard them
+// yet does so from there.
+func (m *memory) Place(stream string, placed []placing) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.streams[stream]
-	if s == nil {
+	if s == nil || len(placed) == 0 {
 		return
 	}
+	of := make(map[string][]placing, len(placed)) // by UUID, which a publisher may use twice
+	for _, p := range placed {
+		of[p.uuid] = append(of[p.uuid], p)
+	}
+	var gone []redisstream.ID
 	for i := range s.log.entries {
 		e := &s.log.entries[i]
-		if e.Of.IsZero() {
-			if copied, ours := e.Message(); ours && copied.UUID == uuid && strings.HasSuffix(copied.Metadata, spoolMark) {
-				if at.IsZero() {
-					s.log.remove(e.ID)
-				} else {
-					e.Of = at
-				}
-				return
+		if !e.Of.IsZero() {
+			continue
+		}
+		copied, _ := e.Message()
+		for _, p := range of[copied.UUID] {
+			switch {
+			case !strings.HasSuffix(copied.Metadata, p.mark):
+			case p.at.IsZero():
+				gone = append(gone, e.ID)
+			default:
+				e.Of = p.at
 			}
 		}
+	}
+	for _, id := range gone {
+		s.log.remove(id)
 	}
 }
 

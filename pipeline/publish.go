@@ -14,7 +14,7 @@ type Scope int
 const (
 	Everywhere Scope = iota // to Redis where there is one, and to the subscriptions of this process
 	LocalOnly               // to the subscriptions of this process only; nothing reaches Redis. The outcome is Volatile
-	RedisOnly               // to Redis only; never kept elsewhere, ErrUnavailable while Redis is away
+	RedisOnly               // to Redis only; kept elsewhere only to be appended again (Config.RestoreEvents), ErrUnavailable while Redis is away
 )
 
 // PublishOptions vary one call of PublishWith.

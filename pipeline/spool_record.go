@@ -19,6 +19,7 @@ type spooled struct {
 	events   []spooledEvent
 
 	number uint64 // in the spool; 0: not known yet
+	placed bool   // it was told where its event stands
 }
 
 type spooledEvent struct {

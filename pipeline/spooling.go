@@ -281,14 +281,26 @@ func (s *spooling) announce(r *spooled) {
 	}
 }
 
-// placed notes that a record is drained, and where its event stands; nowhere where that is not known.
-func (s *spooling) placed(r *spooled, at redisstream.ID) {
+// placed notes that records of one stream are drained, and where their events stand: from first on, or nowhere that is known where it is zero. It is
+// called once for each.
+func (s *spooling) placed(batch []*spooled, first redisstream.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = max(s.last, r.number)
+	var places []placing
+	for i, r := range batch {
+		r.placed = true
+		s.last = max(s.last, r.number)
+		if r.certain() {
+			p := placing{uuid: r.events[0].message.UUID, mark: spoolMark(s.log.ID(), r.number)}
+			if !first.IsZero() {
+				p.at = first.Plus(i)
+			}
+			places = append(places, p)
+		}
+	}
 	s.forgetHandled(s.last)
-	if r.certain() {
-		s.bus.local.Place(r.stream, r.events[0].message.UUID, spoolMark(s.log.ID(), r.number), at)
+	if len(places) > 0 {
+		s.bus.local.Place(batch[0].stream, places)
 	}
 }
 

@@ -287,8 +287,10 @@ func (s *subscription) listen(t *tail, at spot) (spot, bool) {
 func (s *subscription) catchUp(t *tail, at spot, to redisstream.ID) (spot, bool) {
 	trouble := trouble{bus: s.bus, what: "stream", about: []any{"stream", t.key.stream, "subscription", s.id}}
 	count := firstPage
-	for at.id.Compare(to) < 0 {
+	if at.id.Compare(to) < 0 {
 		s.lookAt(t, &at)
+	}
+	for at.id.Compare(to) < 0 {
 		page, err := t.log.Range(s.ctx, t.key.stream, at.id.Next(), to, count, false)
 		if s.ctx.Err() != nil {
 			return at, false
