@@ -14,7 +14,8 @@ import (
 // Config is what a bus is opened with. The zero value is a bus in memory.
 type Config struct {
 	// Redis says where the server is. Nil: memory only. The bus makes its own clients from it (append, blocking, admin) and
-	// closes them; timeouts and pool sizes that are zero get the bus's defaults.
+	// closes them; timeouts and pool sizes that are zero get the bus's defaults. It talks to masters only: ReadOnly, RouteByLatency and
+	// RouteRandomly are ignored.
 	Redis *redis.UniversalOptions
 	// Namespace is the prefix of every key, 1 to 64 of [A-Za-z0-9._-]. Default: none.
 	Namespace string

@@ -74,6 +74,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 	o.DialerRetries = 1      // likewise
 	o.DisableIdentity = true // saves a round trip per connection
 	o.ContextTimeoutEnabled = true
+	o.ReadOnly, o.RouteByLatency, o.RouteRandomly = false, false, false // what a replica has not got yet would look lost
 	if o.DialTimeout == 0 {
 		o.DialTimeout = dialTimeout
 	}

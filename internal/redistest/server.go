@@ -124,27 +124,48 @@ func (s *Server) Kill(tb testing.TB) {
 	s.process.kill()
 }
 
-// LoseTail cuts the end of the append-only file of a server that is not running, as a loss of power does to what was not on disk yet, and returns how
-// many bytes it has cut: at least those asked for, and up to where a transaction begins. Within one Redis 7.0 keeps the first half in the file, and
-// drops the transaction behind it at the next start.
+// LoseTail cuts the end of the append-only file of a server that is not running, as a loss of power does to what was not on disk yet, up to where a
+// transaction begins, and returns how many bytes it has cut: at least those asked for.
 func (s *Server) LoseTail(tb testing.TB, atLeast int64) int64 {
+	tb.Helper()
+	file := s.appendOnlyFile(tb)
+	content, err := os.ReadFile(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	size := int64(len(content))
+	end := max(0, bytes.LastIndex(content[:max(0, size-atLeast)], []byte("*1\r\n$5\r\nMULTI\r\n")))
+	truncate(tb, file, int64(end))
+	return size - int64(end)
+}
+
+// LoseBytes is LoseTail wherever the cut may be. Within a transaction Redis 7.0 keeps the first half in the file, and executes it together with the
+// transaction behind it at the start after the next.
+func (s *Server) LoseBytes(tb testing.TB, n int64) {
+	tb.Helper()
+	file := s.appendOnlyFile(tb)
+	about, err := os.Stat(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	truncate(tb, file, about.Size()-n)
+}
+
+func truncate(tb testing.TB, file string, size int64) {
+	tb.Helper()
+	if err := os.Truncate(file, max(0, size)); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (s *Server) appendOnlyFile(tb testing.TB) string {
 	tb.Helper()
 	s.refuseShared(tb)
 	files, err := filepath.Glob(filepath.Join(s.dir, "appendonlydir", "*.incr.aof"))
 	if err != nil || len(files) == 0 {
 		tb.Fatalf("no append-only file in %s: %v", s.dir, err)
 	}
-	last := slices.MaxFunc(files, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }) // the highest number
-	content, err := os.ReadFile(last)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	size := int64(len(content))
-	end := max(0, bytes.LastIndex(content[:max(0, size-atLeast)], []byte("*1\r\n$5\r\nMULTI\r\n")))
-	if err := os.Truncate(last, int64(end)); err != nil {
-		tb.Fatal(err)
-	}
-	return size - int64(end)
+	return slices.MaxFunc(files, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }) // the highest number
 }
 
 // StartAgain starts a server that was stopped or killed, on its port and in its folder, and waits until it answers and has

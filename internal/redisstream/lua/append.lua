@@ -22,7 +22,7 @@ if mark then
   end
 end
 
-local first = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*',
+local first = redis.call('XADD', KEYS[1], '*',
   '_watermill_message_uuid', ARGV[4], 'metadata', ARGV[5], 'payload', ARGV[6])
 local ms = first:match('^%d+')
 local auto = ms .. '-*'
@@ -30,6 +30,9 @@ for i = 7, #ARGV, 3 do
   redis.call('XADD', KEYS[1], auto, '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. first)
+-- MAXLEN at XADD would stand in the append-only file with the length at this moment. Where that was cut within a transaction, Redis executes its first half
+-- together with the next one at the second start after: with an entry more, so the oldest one would be trimmed for it.
+if redis.call('XLEN', KEYS[1]) > tonumber(ARGV[3]) then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[3]) end
 
 -- A new writer pays for the old ones: a sample of the marks is looked at, and those of 30 days ago go. A process has a
 -- new writer at each start, so the hash stays about as large as the number of starts in 30 days.

@@ -38,7 +38,7 @@ for i = 5, #ARGV, 6 do
   elseif repeated then
     result[#result + 1] = { 0, '', ARGV[i] } -- stored by the first time, and its key had to go since
   else
-    local position = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*',
+    local position = redis.call('XADD', KEYS[1], '*',
       '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
     first = first or position
     redis.call('ZADD', KEYS[3], now + tonumber(ARGV[i + 4]), key)
@@ -49,6 +49,7 @@ end
 if not repeated then
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. (first or now .. '-0'))
 end
+if redis.call('XLEN', KEYS[1]) > tonumber(ARGV[3]) then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[3]) end
 local over = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[4])
 if over > 0 then
   forget(redis.call('ZRANGE', KEYS[3], 0, over - 1))

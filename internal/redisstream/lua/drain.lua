@@ -11,9 +11,10 @@ local last = mark and mark:match('^%d+') or '0'
 if last ~= ARGV[2] then return { 0, last, '' } end
 local first
 for i = 5, #ARGV, 3 do
-  local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*',
+  local id = redis.call('XADD', KEYS[1], '*',
     '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
   first = first or id
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. first)
+if redis.call('XLEN', KEYS[1]) > tonumber(ARGV[4]) then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[4]) end
 return { 1, ARGV[3], first }
