@@ -75,6 +75,7 @@ type Result struct {
 	Dead       map[string]int           // by group
 	Excused    map[string]int           // repeated runs, by excuse
 	Longest    time.Duration            // from the death of a process until what it was handling ran again
+	Waited     Finding                  // the event that waited so long
 	Findings   []Finding                // empty: all is well
 	Unfinished map[string]time.Duration // of events that were running when their process was killed: until they ran again
 }
@@ -140,7 +141,9 @@ func (r *Result) judge(l Ledger, group, id string, runs []Run) {
 			if !ended && excuse == "killed" {
 				wait := runs[next].Begin.Sub(l.deathOf(run.Process))
 				r.Unfinished[id] = wait
-				r.Longest = max(r.Longest, wait)
+				if wait > r.Longest {
+					r.Longest, r.Waited = wait, Finding{"waited longest", group, id, runs, l.around(runs)}
+				}
 			}
 		}
 		if !disturbed && run.Attempt != failures+1 {

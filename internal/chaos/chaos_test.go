@@ -67,6 +67,7 @@ func TestChaos(t *testing.T) {
 	d.settle()
 	r := Account(d.ledger())
 	t.Log("\n" + d.table(r))
+	t.Log(r.Waited)
 	for i, f := range r.Findings {
 		if i == 10 {
 			t.Errorf("and %d more", len(r.Findings)-i)
