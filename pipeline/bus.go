@@ -36,6 +36,8 @@ type Bus struct {
 
 	confirmed *confirmed    // by Redis; nil without
 	rewind    chan struct{} // asks rewoundLoop to look
+	ending    chan struct{} // closed when it is to look for the last time
+	looked    chan struct{} // closed when it has ended
 	losses    losses
 
 	loops   loops
@@ -79,6 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.redis = redisstream.New(redisstream.Config{Redis: cfg.Redis, Namespace: cfg.Namespace, MaxLen: 2 * cfg.HardMaxLen})
 		b.log = b.redis
 		b.confirmed, b.rewind = newConfirmed(cfg.RestoreEvents), make(chan struct{}, 1)
+		b.ending, b.looked = make(chan struct{}), make(chan struct{})
 		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1)}
 		if cfg.SpoolDir != "" {
 			if b.spool, err = openSpool(b); err != nil {
@@ -174,6 +177,9 @@ func (b *Bus) Close(ctx context.Context) error {
 			}
 			for _, s := range subscriptions {
 				s.close()
+			}
+			if b.confirmed != nil {
+				b.lookForLosses()
 			}
 			for _, w := range b.writers {
 				w.close()

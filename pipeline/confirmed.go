@@ -158,8 +158,12 @@ func (c *confirmed) heard(stream, writer string, is uint64) (forgot bool) {
 func (c *confirmed) check(stream string, writers []string, should, is []uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s := c.streams[stream]
+	if s == nil {
+		return // it was removed
+	}
 	for i, w := range writers {
-		c.streams[stream].compare(w, is[i], should[i])
+		s.compare(w, is[i], should[i])
 	}
 }
 
@@ -167,7 +171,11 @@ func (c *confirmed) check(stream string, writers []string, should, is []uint64) 
 func (c *confirmed) marks(stream string) (writers []string, seqs []uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for w, mark := range c.streams[stream].marks {
+	s := c.streams[stream]
+	if s == nil {
+		return nil, nil
+	}
+	for w, mark := range s.marks {
 		if mark.seq > 0 && time.Since(mark.at) < markFor {
 			writers, seqs = append(writers, w), append(seqs, mark.seq)
 		}
@@ -187,11 +195,21 @@ func (c *confirmed) names() []string {
 	return names
 }
 
+// remove forgets a stream that was removed.
+func (c *confirmed) remove(stream string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, stream)
+}
+
 // takeForgotten returns what was lost of a stream since the last call.
 func (c *confirmed) takeForgotten(stream string) forgotten {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.streams[stream]
+	if s == nil {
+		return forgotten{}
+	}
 	f := s.forgotten
 	s.forgotten = forgotten{}
 	slices.SortStableFunc(f.appends, func(a, b confirmedAppend) int { return a.first.Compare(b.first) })

@@ -41,8 +41,11 @@ func CurrentDelivery(ctx context.Context) *Delivery {
 
 // CurrentRecord returns the event that a subscription's function is called with, and where it stands; nil outside of one.
 func CurrentRecord(ctx context.Context) *Record {
-	r, _ := ctx.Value(recordKey{}).(*Record)
-	return r
+	h, _ := ctx.Value(recordKey{}).(*heard)
+	if h == nil {
+		return nil
+	}
+	return &h.Record
 }
 
 // withCause returns the ctx of a handler of e: what it publishes shares the correlation of e and is caused by e.

@@ -86,7 +86,7 @@ func (l *Loss) count() string {
 const (
 	// marksEvery is how often this process compares what Redis knows with what it has confirmed, where nothing else has told.
 	marksEvery = 10 * time.Second
-	// namedAtOnce is how many lost events one system.stream.rewound names.
+	// namedAtOnce is how many lost events one system.stream.rewound names, if its data may be as long as their IDs.
 	namedAtOnce = 1000
 )
 
@@ -98,71 +98,81 @@ func (b *Bus) suspectRewind() {
 	}
 }
 
-// rewoundLoop finds out what Redis has forgotten: when it is back after it was away, when an append has told so, and from time to time.
+// lookForLosses has rewoundLoop look for the last time, and waits until what is lost is appended again, or the bus is stopped.
+func (b *Bus) lookForLosses() {
+	close(b.ending)
+	<-b.looked
+}
+
+// rewoundLoop finds out what Redis has forgotten: when it is back after it was away, when an append has told so, from time to time, and at the end.
 func (b *Bus) rewoundLoop() {
+	defer close(b.looked)
+	var mending sync.WaitGroup
+	defer mending.Wait()
 	ticker := time.NewTicker(marksEvery)
 	defer ticker.Stop()
-	for {
+	for ending := false; !ending; {
 		select {
 		case <-b.stopped.Done():
 			return
 		case <-ticker.C:
 		case <-b.rewind:
+		case <-b.ending:
+			ending = true
 		}
 		if b.isAway() {
 			continue // its return asks again
 		}
 		for _, stream := range b.confirmed.names() {
-			b.compareMarks(stream)
+			if !b.compareMarks(stream) {
+				break
+			}
 			if f := b.confirmed.takeForgotten(stream); !f.isEmpty() {
-				b.loops.start("rewound", func() { b.rewound(stream, f) }) // one stream must not hold up others
+				mending.Go(func() { b.rewound(stream, f) }) // one stream must not hold up others
 			}
 		}
 	}
 }
 
-// compareMarks compares the marks of a stream's writers. Where they can't be read the next round finds out.
-func (b *Bus) compareMarks(stream string) {
+// compareMarks compares the marks of a stream's writers. It reports whether Redis is there; else the next round finds out.
+func (b *Bus) compareMarks(stream string) bool {
 	writers, should := b.confirmed.marks(stream)
 	if len(writers) == 0 {
-		return
+		return true
 	}
 	is, err := b.redis.LastAppends(b.stopped, stream, writers...)
 	if err != nil {
-		if b.stopped.Err() == nil {
-			b.link.suspect()
-		}
-		return
+		b.link.suspect()
+		return redisstream.Classify(err) != redisstream.Away
 	}
 	b.confirmed.check(stream, writers, should, is)
+	return true
 }
 
 // rewound names what Redis has forgotten of a stream, counts it, and appends it again.
 func (b *Bus) rewound(stream string, f forgotten) {
-	lost := Loss{Stream: stream, Reason: ReasonRewound, AtLeast: f.atLeast, Time: time.Now().UTC()}
-	for _, a := range f.appends {
-		lost.Events += len(a.messages)
+	noticed := time.Now().UTC()
+	all, atLeast := b.sift(stream, f)
+	if len(all) == 0 && !atLeast {
+		b.logger.Warn("marks of a stream's appends are gone, but nothing else is: the stream was removed, or somebody deletes the keys beside it", "stream", stream)
+		return
 	}
-	lost.Events = max(1, lost.Events) // a mark that is gone stands for one at least
-	if n := len(f.appends); n > 0 {
-		last := f.appends[n-1]
-		lost.From, lost.To = positionOf(f.appends[0].first), positionOf(last.first.Plus(len(last.messages)-1))
-	}
+	lost := Loss{Stream: stream, Reason: ReasonRewound, Events: max(1, len(all)), AtLeast: atLeast, Time: noticed} // a mark that is gone stands for one at least
+	lost.From, lost.To = reach(all)
 	b.logger.Error("redis has forgotten events that it had confirmed", "stream", stream, "events", lost.Events, "at_least", lost.AtLeast,
 		"from", lost.From, "to", lost.To, "restore", !b.cfg.NoRestore)
 	noted := b.losses.add(lost)
 	if b.cfg.Hooks.Lost != nil {
 		b.cfg.Hooks.Lost(lost)
 	}
-	all := f.events()
-	for part := range slices.Chunk(all, namedAtOnce) {
+	for part := range slices.Chunk(all, min(namedAtOnce, 1+b.cfg.MaxDataBytes/1024)) {
 		restored := 0
 		if !b.cfg.NoRestore {
 			restored = b.restore(stream, part)
 			b.losses.update(noted, func(l *Loss) { l.Restored += restored })
 		}
 		b.announceLoss(Loss{Stream: stream, Reason: ReasonRewound, Events: len(part), AtLeast: lost.AtLeast, Restored: restored,
-			From: part[0].position, To: part[len(part)-1].position, Time: lost.Time}, part)
+			Time: lost.Time}, part)
 	}
 	if len(all) == 0 {
 		b.announceLoss(lost, nil)
@@ -178,19 +188,66 @@ func (b *Bus) rewound(stream string, f forgotten) {
 
 // forgottenEvent is one event that Redis has lost.
 type forgottenEvent struct {
-	message  redisstream.Message
-	position Position
-	seen     *redisstream.Seen
+	message redisstream.Message
+	at      redisstream.ID // zero: nobody knows where
+	seen    *redisstream.Seen
 }
 
 func (f *forgotten) events() []forgottenEvent {
 	var all []forgottenEvent
 	for _, a := range f.appends {
 		for i, m := range a.messages {
-			all = append(all, forgottenEvent{m, positionOf(a.first.Plus(i)), a.seen})
+			one := forgottenEvent{message: m, seen: a.seen}
+			if !a.first.IsZero() {
+				one.at = a.first.Plus(i)
+			}
+			all = append(all, one)
 		}
 	}
 	return all
+}
+
+// reach returns where the first and the last of some events stood, as far as that is known.
+func reach(events []forgottenEvent) (from, to Position) {
+	for _, e := range events {
+		if e.at.IsZero() {
+			continue
+		}
+		if to = positionOf(e.at); from == "" {
+			from = to
+		}
+	}
+	return from, to
+}
+
+// sift returns the events that are lost indeed. A mark can be gone alone: where the stream was removed, where keys are evicted, or where it was read from a
+// master that is none any more. It asks until it knows.
+func (b *Bus) sift(stream string, f forgotten) (lost []forgottenEvent, atLeast bool) {
+	all := f.events()
+	for backoff := backoffFirst; ; backoff = min(2*backoff, backoffMost) {
+		removed, err := b.redis.RemovedAt(b.stopped, stream)
+		if redisstream.Classify(err) == redisstream.Denied {
+			removed, err = 0, nil
+		}
+		var holds []bool
+		if err == nil {
+			places := make([]redisstream.Place, len(all))
+			for i, e := range all {
+				places[i] = redisstream.Place{ID: e.at, UUID: e.message.UUID}
+			}
+			holds, err = b.redis.Holds(b.stopped, stream, places)
+		}
+		if err != nil && sleep(b.stopped, jittered(backoff)) {
+			continue
+		}
+		for i, e := range all {
+			gone := err != nil || !holds[i]
+			if gone && (e.at.IsZero() || e.at.MS > removed) {
+				lost = append(lost, e)
+			}
+		}
+		return lost, f.atLeast && removed == 0 && (len(lost) > 0 || len(all) == 0)
+	}
 }
 
 // restore appends lost events again, as often as it takes, and returns how many are accepted: not those whose own key was used
@@ -221,7 +278,7 @@ func (b *Bus) restoreOnce(stream string, lost []forgottenEvent) (accepted int, l
 		}
 		seen := one.seen
 		if seen == nil {
-			seen = &redisstream.Seen{Key: short("rewound\x00%s\x00%s", one.position, m.UUID), Window: onceWindow}
+			seen = &redisstream.Seen{Key: short("rewound\x00%s\x00%s", one.at, m.UUID), Window: keyWindow}
 		}
 		waiting[i] = pending{call: c, index: i, stream: stream, message: m, once: seen, subject: d.Subject, spoolable: b.spool != nil}
 	}
@@ -241,6 +298,7 @@ func (b *Bus) restoreOnce(stream string, lost []forgottenEvent) (accepted int, l
 
 // announceLoss publishes system.stream.rewound, which names the lost events.
 func (b *Bus) announceLoss(lost Loss, events []forgottenEvent) {
+	lost.From, lost.To = reach(events)
 	about := struct {
 		Instance string `json:"instance"`
 		Loss

@@ -183,6 +183,63 @@ func TestF02RestoredEventsAreNotHandledAgain(t *testing.T) {
 	}
 }
 
+// A stream that was removed is not lost, and neither is what stands in one whose marks are gone.
+func TestF02RemovedStreamIsNotLost(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b, other := openBus(t, Config{Redis: server.Options()}), openBus(t, Config{Redis: server.Options()})
+	client := server.Client(t)
+	events, want := numbered(0, 20)
+	publish(t, b, events[:10]...)
+	publish(t, other, events[10:]...)
+	look := func() {
+		t.Helper()
+		for _, of := range []*Bus{b, other} {
+			of.compareMarks("booking")
+			f := of.confirmed.takeForgotten("booking")
+			if lost, atLeast := of.sift("booking", f); len(lost) > 0 || atLeast {
+				t.Errorf("%d events are taken for lost, at least: %v", len(lost), atLeast)
+			}
+		}
+	}
+	client.Del(t.Context(), "{booking}:writers")
+	look()
+	awaitRestored(t, other, "booking", want)
+	publish(t, other, events[10:]...) // marks again
+	if err := b.RemoveStream(t.Context(), "booking"); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	publish(t, b, Event{ID: "anew", Type: "booking.created"})
+	publish(t, other, Event{ID: "too", Type: "booking.created"})
+	look()
+	awaitRestored(t, other, "booking", []string{"anew", "too"})
+	// What is published later is looked after as before.
+	server.Flush(t)
+	b.suspectRewind()
+	other.suspectRewind()
+	awaitRestored(t, other, "booking", []string{"anew", "too"})
+}
+
+// A bus that is closed before it has noticed a loss looks once more.
+func TestF02CloseLooksForLosses(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b, other := openBus(t, Config{Redis: server.Options()}), openBus(t, Config{Redis: server.Options()})
+	events, want := numbered(0, 100)
+	publish(t, b, events...)
+	server.Flush(t)
+	closeBus(t, b)
+	got := ids(records(t, other, Query{Streams: []string{"booking"}, Source: FromRedis}))
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("Redis has %v", got)
+	}
+	if named, restored := rewoundIDs(t, other); !slices.Equal(named, want) || restored != 100 {
+		t.Errorf("%d named, %d restored", len(named), restored)
+	}
+}
+
 func TestNoRestore(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -12,6 +12,10 @@ type Subscription struct {
 	// later. It holds for streams that are made later too, which are found within seconds; with Now such a stream is heard from its
 	// beginning, or from some seconds before Subscribe where other software had filled it before. Default: Now.
 	From Position
+	// After is where to begin instead of From: behind the place that another subscription had got to (CurrentCursor, Bus.Cursor), in this process or
+	// another one. A stream that it does not name is heard as one that is made later. What the other one heard before Redis had it, while Redis was
+	// away, is heard again; what is local to another process is not.
+	After Cursor
 	// Gap is called, between calls of fn, when events are gone that were to be heard: removed while this process was slow or away, or with
 	// their stream. Default: a line in the log, which there is in any case.
 	Gap func(Gap)

@@ -21,7 +21,8 @@ type subscription struct {
 	id     string
 	config Subscription
 	fn     func(context.Context, Event) error
-	begun  time.Time // before the streams were listed
+	after  *cursor   // what config.After says, nil where it is empty
+	begun  time.Time // before the streams were listed, or those that the cursor names
 	ctx    context.Context
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
@@ -30,13 +31,21 @@ type subscription struct {
 	spooled numbers    // of records of the spool whose events were heard before Redis had them; guarded by running
 
 	streams map[string]bool // that are followed; guarded by Bus.mu
+
+	placing sync.Mutex
+	places  places // guarded by placing
 }
 
 func (b *Bus) subscribe(ctx context.Context, config Subscription, fn func(context.Context, Event) error) (string, error) {
-	if err := b.checkSubscription(&config); err != nil {
+	after, err := b.checkSubscription(&config)
+	if err != nil {
 		return "", err
 	}
-	s := &subscription{bus: b, id: newID(), config: config, fn: fn, begun: time.Now(), streams: map[string]bool{}}
+	s := &subscription{bus: b, id: newID(), config: config, fn: fn, after: after, begun: time.Now(), streams: map[string]bool{}}
+	s.places.at = map[tailKey]spot{}
+	if after != nil {
+		s.begun = time.UnixMilli(after.Time)
+	}
 	// The subscription outlives the call, but not its ctx, and carries the values of it.
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	if err := s.begin(); err != nil {
@@ -53,6 +62,7 @@ func (s *subscription) begin() error {
 	named, all := namedStreams(s.config.Patterns)
 	streams := named
 	if all {
+		s.places.listed = time.Now()
 		there, err := s.discovered()
 		if err != nil {
 			return err
@@ -64,7 +74,7 @@ func (s *subscription) begin() error {
 	starts := map[tailKey]spot{}
 	var refused error
 	for _, stream := range streams {
-		err := s.resolve(stream, false, starts)
+		err := s.resolve(stream, s.after != nil, starts)
 		if err != nil && (!errors.Is(err, ErrDenied) || slices.Contains(named, stream)) {
 			return err
 		}
@@ -90,12 +100,23 @@ func (s *subscription) begin() error {
 	return nil
 }
 
-func (b *Bus) checkSubscription(s *Subscription) (err error) {
+// checkSubscription sets the defaults, and returns what the cursor says.
+func (b *Bus) checkSubscription(s *Subscription) (after *cursor, err error) {
 	if len(s.Patterns) == 0 {
 		s.Patterns = []string{"**"}
 	}
-	setDefault(&s.From, Now)
 	invalid := &ValidationError{}
+	if s.After != "" {
+		c, err := s.After.parse()
+		if err != nil {
+			invalid.Faults = append(invalid.Faults, Fault{Index: -1, Field: "after", Reason: err.Error()})
+		}
+		if s.From != "" {
+			invalid.Faults = append(invalid.Faults, Fault{Index: -1, Field: "from", Reason: "a cursor says where to begin"})
+		}
+		after = &c
+	}
+	setDefault(&s.From, Now)
 	for _, p := range s.Patterns {
 		if err := CheckPattern(p); err != nil {
 			invalid.Faults = append(invalid.Faults, Fault{Index: -1, Field: "pattern", Reason: fmt.Sprintf("%q %v", p, err)})
@@ -108,9 +129,9 @@ func (b *Bus) checkSubscription(s *Subscription) (err error) {
 		invalid.Faults = append(invalid.Faults, Fault{Index: -1, Field: "localOnly", Reason: "the bus keeps nothing itself in mode redis-only"})
 	}
 	if len(invalid.Faults) > 0 {
-		return invalid
+		return nil, invalid
 	}
-	return nil
+	return after, nil
 }
 
 // logs are the logs that the subscription follows: a stream in Redis, and the memory for what is local only.
@@ -146,10 +167,16 @@ func (s *subscription) discovered() ([]string, error) {
 	return streams, nil
 }
 
-// resolve turns From into an ID for each log of a stream, behind which everything is heard, so that nothing published after Subscribe can be
-// missed. A stream that was found later was made later, or is registered only now.
+// resolve turns After or From into an ID for each log of a stream, behind which everything is heard, so that nothing published after Subscribe can be
+// missed. A stream that was found later, or that the cursor does not name, was made later, or is registered only now.
 func (s *subscription) resolve(stream string, later bool, starts map[tailKey]spot) error {
 	for _, key := range s.logs(stream) {
+		if s.after != nil {
+			if at, ok := s.after.at(key, s.bus.instance); ok {
+				starts[key] = at
+				continue
+			}
+		}
 		if s.config.From != Now {
 			starts[key] = spot{id: s.config.From.bound().Prev(), ordinal: uncounted} // the event at From is heard as well
 			continue
@@ -171,6 +198,7 @@ func (s *subscription) resolve(stream string, later bool, starts map[tailKey]spo
 func (s *subscription) follow(starts map[tailKey]spot) {
 	for key, from := range starts {
 		s.streams[key.stream] = true
+		s.reached(key, from)
 		t := s.bus.follow(key)
 		at := t.spot(from.id, from.ordinal)
 		s.run("subscription", func() {
@@ -207,6 +235,7 @@ func (s *subscription) discoverLoop() {
 }
 
 func (s *subscription) discover() error {
+	listed := time.Now()
 	streams, err := s.discovered()
 	if err != nil {
 		return err
@@ -224,6 +253,11 @@ func (s *subscription) discover() error {
 	defer s.bus.mu.Unlock()
 	if !s.bus.closed {
 		s.follow(starts)
+	}
+	if err == nil {
+		s.placing.Lock()
+		s.places.listed = listed
+		s.placing.Unlock()
 	}
 	return err
 }
@@ -274,10 +308,11 @@ func (s *subscription) listen(t *tail, at spot) (spot, bool) {
 			}
 			if fresh { // else it was heard while catching up
 				late.Reset(takeWithin)
-				s.hear(t.key, c.spot.id, c.event)
+				s.hear(t.key, at, c.event)
 				late.Stop()
 			}
 		}
+		s.reached(t.key, at)
 		m.Ack()
 	}
 	return at, s.ctx.Err() == nil
@@ -304,7 +339,8 @@ func (s *subscription) catchUp(t *tail, at spot, to redisstream.ID) (spot, bool)
 		trouble.over()
 		for _, entry := range page {
 			at.saw(entry.ID)
-			s.hear(t.key, entry.ID, s.bus.decode(t.key.stream, entry))
+			s.hear(t.key, at, s.bus.decode(t.key.stream, entry))
+			s.reached(t.key, at)
 		}
 		if len(page) < count {
 			s.lookAt(t, &at)
@@ -325,6 +361,7 @@ func (s *subscription) lookAt(t *tail, at *spot) {
 	if missed, reason := at.missed(info); missed != 0 {
 		s.miss(t.key.gap(reason, before, missed))
 	}
+	s.reached(t.key, *at)
 }
 
 // miss tells of a gap. One of copies is none: what they are copies of is heard from Redis.
@@ -344,7 +381,7 @@ func (s *subscription) miss(g *Gap) {
 }
 
 // hear calls the function with an event that is wanted.
-func (s *subscription) hear(key tailKey, id redisstream.ID, d decoded) {
+func (s *subscription) hear(key tailKey, at spot, d decoded) {
 	number, spooled := s.bus.spool.numberOf(&d)
 	if key.local && d.position != "" && !spooled && !s.config.LocalOnly {
 		return // a copy of what comes from Redis
@@ -357,9 +394,9 @@ func (s *subscription) hear(key tailKey, id redisstream.ID, d decoded) {
 	if s.ctx.Err() != nil || spooled && !s.spooled.add(number) {
 		return
 	}
-	r := d.record(place{id, key.stream, key.local})
+	r := &heard{Record: d.record(place{at.id, key.stream, key.local}), by: s, key: key, at: at}
 	r.Header, r.Data = maps.Clone(r.Header), bytes.Clone(r.Data) // each subscription has its own
-	if err := s.call(context.WithValue(withCause(s.ctx, &r.Event), recordKey{}, &r), r.Event); err != nil && s.ctx.Err() == nil {
+	if err := s.call(context.WithValue(withCause(s.ctx, &r.Event), recordKey{}, r), r.Event); err != nil && s.ctx.Err() == nil {
 		s.bus.logger.Warn("subscription did not handle an event", "subscription", s.id, "type", r.Type, "id", r.ID, "err", err)
 	}
 }

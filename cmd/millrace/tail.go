@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/rishi-platform/millrace/handlers"
 	"github.com/rishi-platform/millrace/pipeline"
@@ -9,54 +10,65 @@ import (
 )
 
 func newTailCommand(o *options) *cobra.Command {
-	var from string
+	var from, resume string
 	cmd := &cobra.Command{
 		Use:   "tail [PATTERN]",
 		Short: "Follow events live",
-		Long:  "Follow events live, one line each, until Ctrl-C. Without PATTERN all events but those of Millrace itself (system.*).\n\n" + patternHelp,
+		Long: "Follow events live, one line each, until Ctrl-C. Without PATTERN all events but those of Millrace itself (system.*).\n\n" +
+			"With --resume FILE it keeps there once a second how far it has got, and goes on from there when it is started again: nothing is left out, what was printed in the last second before a crash comes again, and it says how many events were removed meanwhile.\n\n" + patternHelp,
 		Example: `  millrace tail
   millrace tail 'booking.*' --from 10m
-  millrace tail --from oldest --json | jq .data`,
+  millrace tail --from oldest --json | jq .data
+  millrace tail --resume tail.cursor --json >> events.jsonl`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			query := pipeline.Query{Follow: true, Patterns: []string{"**"}}
+			s := pipeline.Subscription{Patterns: []string{"**"}}
 			given, err := patterns(args)
 			if err != nil {
 				return err
 			}
 			if len(given) > 0 {
-				query.Patterns = given
+				s.Patterns = given
 			}
-			start, err := parseFrom(from)
-			if err != nil {
+			if s.From, err = parseFrom(from); err != nil {
 				return err
 			}
-			return o.tail(cmd, query.Patterns, start)
+			if resume != "" {
+				if s.After, err = readCursor(resume); err != nil {
+					return err
+				}
+			}
+			if s.After != "" {
+				s.From = ""
+			}
+			return o.tail(cmd, s, resume)
 		},
 	}
 	o.addRedisFlags(cmd.Flags())
 	o.addJSONFlag(cmd.Flags())
 	cmd.Flags().StringVar(&from, "from", "now", "where to begin: oldest, now, a position such as 1764000000000-0 (the event there included), or a duration ago such as 10m")
+	cmd.Flags().StringVar(&resume, "resume", "", "keep in this `file` how far it has got, and go on from there at the next start; --from says where to begin the first time")
 	return cmd
 }
 
-// tail prints events until ctx ends, or they can't be printed any more.
-func (o *options) tail(cmd *cobra.Command, patterns []string, from pipeline.Position) error {
+// tail prints events until ctx ends, or they can't be printed any more, and keeps in a file, if it has a name, how far it has got.
+func (o *options) tail(cmd *cobra.Command, s pipeline.Subscription, file string) error {
 	bus, err := o.oneShot(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}
-	defer closeBus(bus)
 	line := handlers.TextLine
 	if o.json {
 		line = handlers.JSONLine
 	}
 	ctx, cancel := context.WithCancelCause(cmd.Context())
 	defer cancel(nil)
-	_, err = bus.Subscribe(ctx, pipeline.Subscription{Patterns: patterns, From: from}, func(ctx context.Context, _ pipeline.Event) error {
+	kept := &keptCursor{file: file}
+	s.Gap = func(g pipeline.Gap) { _, _ = fmt.Fprintln(cmd.ErrOrStderr(), "millrace: "+gapText(g)) }
+	id, err := bus.Subscribe(ctx, s, func(ctx context.Context, _ pipeline.Event) error {
 		text, err := line(*pipeline.CurrentRecord(ctx))
 		if err == nil {
-			_, err = cmd.OutOrStdout().Write(text)
+			err = kept.after(ctx, func() error { _, err := cmd.OutOrStdout().Write(text); return err })
 		}
 		if err != nil {
 			cancel(err)
@@ -64,11 +76,30 @@ func (o *options) tail(cmd *cobra.Command, patterns []string, from pipeline.Posi
 		return err
 	})
 	if err != nil {
+		closeBus(bus)
 		return err
 	}
+	if err := kept.keep(ctx, func() (pipeline.Cursor, error) { return bus.Cursor(id) }); err != nil {
+		cancel(err)
+	}
 	<-ctx.Done()
+	closeBus(bus) // which waits for the function
+	if err := kept.write(); err != nil {
+		return err
+	}
 	if cmd.Context().Err() != nil {
 		return nil // told to stop
 	}
 	return context.Cause(ctx)
+}
+
+func gapText(g pipeline.Gap) string {
+	missed := "events"
+	if g.Missed > 0 {
+		missed = fmt.Sprintf("%d events", g.Missed)
+	}
+	if g.Reason == pipeline.GapRecreated {
+		return fmt.Sprintf("stream %s was deleted, or has lost its end: %s behind %s may be missing", g.Stream, missed, g.After)
+	}
+	return fmt.Sprintf("%s of stream %s behind %s were removed before they could be printed", missed, g.Stream, g.After)
 }

@@ -71,13 +71,12 @@ func (l Ledger) around(runs []Run) (around []Trouble) {
 
 // Result is what an account comes to.
 type Result struct {
-	Handled    map[string]int           // events, by group
-	Dead       map[string]int           // by group
-	Excused    map[string]int           // repeated runs, by excuse
-	Longest    time.Duration            // from the death of a process until what it was handling ran again
-	Waited     Finding                  // the event that waited so long
-	Findings   []Finding                // empty: all is well
-	Unfinished map[string]time.Duration // of events that were running when their process was killed: until they ran again
+	Handled  map[string]int // events, by group
+	Dead     map[string]int // by group
+	Excused  map[string]int // repeated runs, by excuse
+	Longest  time.Duration  // from the death of a process until what it was handling ran again
+	Waited   Finding        // the event that waited so long
+	Findings []Finding      // empty: all is well
 }
 
 const (
@@ -95,7 +94,7 @@ const (
 // within the grace after it, or stood still then for so long that a peer took over, or the group was destroyed later. Where Redis was away when it
 // ended, the grace begins when Redis is back and has been connected to again: nothing can be acknowledged before.
 func Account(l Ledger) Result {
-	r := Result{Handled: map[string]int{}, Dead: map[string]int{}, Excused: map[string]int{}, Unfinished: map[string]time.Duration{}}
+	r := Result{Handled: map[string]int{}, Dead: map[string]int{}, Excused: map[string]int{}}
 	type key struct{ group, id string }
 	byEvent := map[key][]Run{}
 	for _, run := range l.Runs {
@@ -140,7 +139,6 @@ func (r *Result) judge(l Ledger, group, id string, runs []Run) {
 			}
 			if !ended && excuse == "killed" {
 				wait := runs[next].Begin.Sub(l.deathOf(run.Process))
-				r.Unfinished[id] = wait
 				if wait > r.Longest {
 					r.Longest, r.Waited = wait, Finding{"waited longest", group, id, runs, l.around(runs)}
 				}
@@ -170,7 +168,7 @@ func (l Ledger) excuse(run Run) string {
 		case t.What == "group destroyed" && (run.End.IsZero() || t.Begin.After(run.Begin) && t.Begin.Before(run.End.Add(destroyed))):
 			return t.What
 		case t.Process != run.Process:
-		case t.What == "killed" && (run.End.IsZero() || !t.Begin.After(end)) && !t.Begin.Before(run.Begin):
+		case t.What == "killed" && (run.End.IsZero() || !t.Begin.After(end)) && !t.End.Before(run.Begin): // it may begin something until it is dead
 			return t.What
 		case t.What == "frozen" && t.End.Sub(t.Begin) >= standstill && (run.End.IsZero() || t.Begin.Before(end)) && t.End.After(run.Begin):
 			return t.What

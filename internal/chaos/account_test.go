@@ -36,6 +36,7 @@ func TestAccount(t *testing.T) {
 		"twice":                            {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, finding: "handled again"},
 		"at the same time":                 {runs: []Run{run(1, 1, 0, 100, true), run(2, 1, 50, 60, false)}, finding: "handled again"},
 		"killed during it":                 {runs: []Run{run(1, 1, 0, 0, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}}, excused: "killed"},
+		"begun while it was killed":        {runs: []Run{run(1, 1, 6, 0, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(5), at(7)}}, excused: "killed"},
 		"killed just after it":             {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(59), at(59)}}, excused: "killed"},
 		"killed later":                     {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 90, 99, false)}, trouble: []Trouble{{"killed", 1, at(61), at(61)}}, finding: "handled again"},
 		"killed as soon as Redis was back": {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 9000, 9010, false)}, trouble: []Trouble{{"redis killed", 0, at(8), at(2000)}, {"killed", 1, at(3000), at(3000)}}, excused: "killed"},

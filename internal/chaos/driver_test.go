@@ -313,9 +313,11 @@ func (d *driver) drop(w *worker) {
 }
 
 func (d *driver) kill(w *worker) {
-	d.mishap("killed", w.pid, func() { _ = w.cmd.Process.Kill() })
+	d.mishap("killed", w.pid, func() {
+		_ = w.cmd.Process.Kill()
+		<-w.ended
+	})
 	d.drop(w)
-	<-w.ended
 }
 
 func (d *driver) killAll() {

@@ -123,6 +123,7 @@ var (
 	pauseScript    = load("pause")
 	strangerScript = load("strangers")
 	renewScript    = load("renew")
+	removeScript   = load("remove")
 )
 
 func load(name string) *redis.Script {

@@ -3,8 +3,11 @@ package redisstream
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Drain appends messages that were spooled, in order, all or none, as the append with the sequence w.Seq of the spool w.Name, if the last one before it
@@ -33,9 +36,10 @@ func (c *Client) Drain(ctx context.Context, stream string, w Writer, known uint6
 	return done, last, first, err
 }
 
-// LastAppends returns the sequence of the last append of each of the writers to a stream, 0 where there is none.
+// LastAppends returns the sequence of the last append of each of the writers to a stream, 0 where there is none. It asks over the connections of the
+// appends: others may still lead to a master that was one.
 func (c *Client) LastAppends(ctx context.Context, stream string, writers ...string) ([]uint64, error) {
-	marks, err := c.admin.HMGet(ctx, c.writersKey(stream), writers...).Result()
+	marks, err := c.appends.HMGet(ctx, c.writersKey(stream), writers...).Result()
 	if err != nil {
 		return nil, err
 	}
@@ -49,4 +53,36 @@ func (c *Client) LastAppends(ctx context.Context, stream string, writers ...stri
 		}
 	}
 	return last, nil
+}
+
+// Place is where an entry of a stream was.
+type Place struct {
+	ID   ID
+	UUID string // of its message
+}
+
+// placesAtOnce is for how many entries one round trip asks.
+const placesAtOnce = 200
+
+// Holds reports for each of these entries whether the stream has it.
+func (c *Client) Holds(ctx context.Context, stream string, places []Place) ([]bool, error) {
+	holds := make([]bool, 0, len(places))
+	for part := range slices.Chunk(places, placesAtOnce) {
+		found := make([]*redis.XMessageSliceCmd, len(part))
+		_, err := c.appends.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, place := range part {
+				id := place.ID.String()
+				found[i] = p.XRange(ctx, c.streamKey(stream), id, id)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		for i, f := range found {
+			entries := f.Val()
+			holds = append(holds, len(entries) > 0 && entries[0].Values[FieldUUID] == part[i].UUID)
+		}
+	}
+	return holds, nil
 }

@@ -19,6 +19,9 @@ func (c *Client) companion(stream, suffix string) string {
 // themselves.
 func (c *Client) metaKey(stream string) string { return c.companion(stream, "meta") }
 
+// removedKey is there for a while when the stream was removed.
+func (c *Client) removedKey(stream string) string { return c.companion(stream, "removed") }
+
 // writersKey is a hash of the last append of each writer.
 func (c *Client) writersKey(stream string) string { return c.companion(stream, "writers") }
 

@@ -2,25 +2,31 @@ package redisstream
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 )
+
+// removedFor is how long it is known that a stream was removed: longer than its other publishers take to notice that their entries are gone.
+const removedFor = time.Hour
 
 // Remove deletes a stream and all that belongs to it: entries, groups with what is pending, deferred, waiting or dead, the writers' marks,
 // and at last its place in the registry. It is not an error when there is nothing to delete; it is one when the key holds something
 // else than a stream, and then nothing is deleted. Marks of events that were done once stay until the server forgets them.
 //
-// It is not for a stream in use: a consumer that reads it makes its group, and with it the stream, anew.
-func (c *Client) Remove(ctx context.Context, stream string) error {
+// It is not for a stream in use: a consumer that reads it makes its group, and with it the stream, anew. The names of the caller's writers begin with own.
+func (c *Client) Remove(ctx context.Context, stream, own string) error {
 	groups, err := c.everyGroup(ctx, stream)
 	if err != nil {
 		return err
 	}
-	keys := []string{c.streamKey(stream), c.metaKey(stream), c.writersKey(stream), c.seenKey(stream), c.seenWhatKey(stream)}
+	keys := []string{c.removedKey(stream), c.writersKey(stream), c.streamKey(stream), c.metaKey(stream), c.seenKey(stream), c.seenWhatKey(stream)}
 	for _, g := range groups {
 		keys = append(keys, c.laneKey(stream, g), c.deferredKey(stream, g), c.waitingKey(stream, g), c.deadKey(stream, g), c.aliveKey(stream, g))
 	}
-	// All in one step, which Cluster allows: they share a slot. UNLINK, since DEL would hold the server up while it frees a long stream.
-	if err := c.admin.Unlink(ctx, keys...).Err(); err != nil {
+	if err := removeScript.Run(ctx, c.admin, keys, own, removedFor.Milliseconds()).Err(); err != nil {
 		return err
 	}
 	// Last, in its own slot: until everything else is gone, the stream can be found.
@@ -29,6 +35,15 @@ func (c *Client) Remove(ctx context.Context, stream string) error {
 	}
 	c.registered.forget(stream)
 	return nil
+}
+
+// RemovedAt returns when somebody else than its present publishers has removed a stream, in ms since the Unix epoch; 0 where that is not so, or was long ago.
+func (c *Client) RemovedAt(ctx context.Context, stream string) (uint64, error) {
+	ms, err := c.appends.Get(ctx, c.removedKey(stream)).Uint64()
+	if errors.Is(err, redis.Nil) {
+		return 0, nil
+	}
+	return ms, err
 }
 
 // everyGroup names the groups of a stream, those included of which only the companions are left.

@@ -79,7 +79,7 @@ func TestRemoveLeavesNothingOfTheStreamAndAllOfOthers(t *testing.T) {
 	fill(t, c, admin, "booking")
 
 	for range 2 { // the second finds nothing to do
-		if err := c.Remove(t.Context(), "booking"); err != nil {
+		if err := c.Remove(t.Context(), "booking", ""); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, keys(t, admin)); diff != "" {
@@ -100,7 +100,7 @@ func TestRemoveFindsCompanionsOfAStreamThatIsGone(t *testing.T) {
 	if err := admin.Del(t.Context(), "booking").Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Remove(t.Context(), "booking"); err != nil {
+	if err := c.Remove(t.Context(), "booking", ""); err != nil {
 		t.Fatal(err)
 	}
 	if left := keys(t, admin); len(left) > 0 {
@@ -119,7 +119,7 @@ func TestAppendAfterRemoveEntersTheStreamAgain(t *testing.T) {
 		if streams, err := c.Streams(t.Context()); err != nil || !slices.Equal(streams, []string{"booking"}) {
 			t.Errorf("registry: got %q, %v; want booking", streams, err)
 		}
-		if err := c.Remove(t.Context(), "booking"); err != nil {
+		if err := c.Remove(t.Context(), "booking", ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -133,7 +133,7 @@ func TestRemoveRefusesWhatIsNoStream(t *testing.T) {
 	if err := admin.Set(t.Context(), "session", "precious", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Remove(t.Context(), "session"); Classify(err) != Denied {
+	if err := c.Remove(t.Context(), "session", ""); Classify(err) != Denied {
 		t.Errorf("got %v, want it refused", err)
 	}
 	if got := keys(t, admin); !slices.Equal(got, []string{"session"}) {
@@ -162,7 +162,7 @@ func TestRemoveFromCluster(t *testing.T) {
 	if cpu, err := c.CPU(t.Context(), "booking"); err != nil || cpu.Total <= 0 {
 		t.Errorf("CPU: got %+v, %v; want some", cpu, err)
 	}
-	if err := c.Remove(t.Context(), "booking"); err != nil {
+	if err := c.Remove(t.Context(), "booking", ""); err != nil {
 		t.Fatal(err)
 	}
 	if left := keys(t, admin); len(left) > 0 {
