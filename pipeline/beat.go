@@ -133,6 +133,27 @@ func (c *consumer) freshen(stream string, of *membership, sent time.Time) {
 		}
 	}
 	of.fresh.Store(sent.Add(freshFor).UnixNano())
+	c.mu.Lock()
+	aside := of.aside
+	of.aside = nil
+	c.mu.Unlock()
+	c.unpark(aside)
+}
+
+// putAside keeps a delivery that may not begin while Redis is away from holding up those that come from the spool. What comes from its stream then stays
+// behind it. The next beat hands it out.
+func (c *consumer) putAside(h *handed) bool {
+	if !c.fallsBack() || h.ref.Spool || time.Now().UnixNano() <= h.of.fresh.Load() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(h.of.aside) == 0 && c.bus.State() != StateSpooling {
+		return false
+	}
+	h.of.aside = append(h.of.aside, h)
+	c.window.park(1)
+	return true
 }
 
 // Member is what a consumer says of itself, beside its beat.

@@ -84,6 +84,7 @@ type membership struct {
 	fresh    atomic.Int64   // until when deliveries may begin, in Unix nanoseconds; see awaitFresh
 	isPaused atomic.Bool    // paused is not nil: asked without the lock
 	paused   *paused        // nil: it is not
+	aside    []*handed      // deliveries that wait for the next beat, so that those from the spool need not
 	pausing  bool           // this consumer has decided about a pause, and it is not written yet
 	highest  redisstream.ID // of the entries that were read first
 }
@@ -114,7 +115,7 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 	c.loops.start("take over", c.takeOverLoop)
 	c.loops.start("suspects", func() { c.suspectLoop(&c.suspects) })
 	c.loops.start("dangerous", func() { c.suspectLoop(&c.dangerous) })
-	if b.spool != nil && b.cfg.Fallback == Local {
+	if c.fallsBack() {
 		c.loops.start("fallback", c.fallbackLoop)
 	}
 	if _, all := c.named(); all {

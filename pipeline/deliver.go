@@ -172,7 +172,7 @@ func (c *consumer) takeReady() []*handed {
 // handOut sends the delivery as a Watermill message; false when the consumer stops. What is not handed out then is given back by
 // leaving.
 func (c *consumer) handOut(h *handed) bool {
-	if c.park(h) || h.suspect && !h.cleared && c.suspect(h) {
+	if c.park(h) || h.suspect && !h.cleared && c.suspect(h) || c.putAside(h) {
 		return true
 	}
 	held, ok := c.window.hand(c.reading, h)

@@ -15,7 +15,7 @@ const (
 	// Wait leaves them until they are in Redis.
 	Wait Fallback = "wait"
 	// Local lets the groups of this process handle them from the spool: once, and those that fail, or whose handlers are elsewhere, when they
-	// are in Redis. An event that may have reached Redis waits as well, with those of its subject behind it. What was handled says so when it
+	// are in Redis. An event that may have reached Redis waits as well, with those of its subject behind it, and so does what a process before this one has spooled. What was handled says so when it
 	// comes to Redis, and is not handled again, unless the process dies before. Not kept: the order against older events of the
 	// subject that are still in Redis, nor that behind one that failed here, with Policy.PerSubject either. What goes by PublishOptions.Once or Key waits
 	// too, since only Redis knows whether it is new. Groups of other software, which do not know the mark, get it again.
@@ -29,7 +29,7 @@ type fallback struct {
 	handled map[string]*numbers // by group: of them, those that it has handled
 	claims  map[claim]struct{}
 	running map[uint64]int // by record: its claims
-	sending uint64         // up to here the records are on their way to Redis, or there
+	sending uint64         // up to here the records are on their way to Redis, or may be there: those too that a process before this one has left
 }
 
 // claim is a record that a consumer has, and has not ended yet.
@@ -105,6 +105,13 @@ func (s *spooling) abandon(c *consumer) {
 	s.wake()
 }
 
+// isSent reports whether a record is on its way to Redis, or may be there.
+func (s *spooling) isSent(number uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return number <= s.fallback.sending
+}
+
 // reserve takes those records, from the first one on, that no group is handling now: they are on their way to Redis.
 func (s *spooling) reserve(batch []*spooled) []*spooled {
 	s.mu.Lock()
@@ -160,6 +167,9 @@ func (s *spooling) tell() {
 		s.fallback.changed = nil
 	}
 }
+
+// fallsBack reports whether the group handles what is in the spool while Redis is away.
+func (c *consumer) fallsBack() bool { return c.bus.spool != nil && c.bus.cfg.Fallback == Local }
 
 // fallbackRecords is how many records of the spool a consumer reads at once.
 const fallbackRecords = 64
@@ -237,7 +247,16 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 	}
 	entry := r.events[0].marked(c.bus.spool.log.ID(), r.number, "").Entry(redisstream.ID{MS: r.number})
 	event := c.bus.decode(r.stream, entry)
-	if event.origin != OriginDrain || blocked[of] || !c.handles(event.Type) || !c.mayRead(r.stream) || !c.bus.spool.claim(r.number, c) {
+	if event.origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
+		return d, false
+	}
+	if c.bus.spool.isSent(r.number) || !c.mayRead(r.stream) {
+		if of.subject != "" {
+			blocked[of] = true
+		}
+		return d, false
+	}
+	if !c.bus.spool.claim(r.number, c) {
 		return d, false
 	}
 	return redisstream.Delivered{Ref: redisstream.Ref{Stream: r.stream, Spool: true, ID: entry.ID}, Entry: entry}, true

@@ -109,6 +109,38 @@ func TestF58WhatFailsInTheFallbackComesAgain(t *testing.T) {
 	awaitSettled(t, b, "booking", "g")
 }
 
+// A delivery from Redis that may not begin while Redis is away, since nobody knows whether it is still ours, holds nothing up that comes from the spool.
+func TestF58FallbackIsNotHeldUpByDeliveriesOfRedis(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), Fallback: Local})
+	began, goOn := make(chan string, 10), make(chan struct{})
+	handle(t, b, GroupConfig{Group: "g", InFlight: 2, Policy: Policy{PerSubject: true}}, "booking", func(_ context.Context, d *Delivery) error {
+		began <- d.Event.ID
+		if d.Event.ID == "1" {
+			<-goOn
+		}
+		return nil
+	})
+	publish(t, b, Event{ID: "1", Type: "booking.created", Subject: "s"}, Event{ID: "2", Type: "booking.created", Subject: "s"})
+	wantHeard(t, began, "1")
+	server.Kill(t)
+	awaitState(t, b, StateSpooling)
+	for c := range b.consumers {
+		c.membership("booking").fresh.Store(1) // as after 5.5 s
+	}
+	close(goOn)
+	for i := range 20 {
+		id := fmt.Sprintf("spooled-%d", i)
+		publishSpooled(t, b, Event{ID: id, Type: "booking.created", Subject: fmt.Sprint(i)})
+		wantHeard(t, began, id)
+	}
+	server.StartAgain(t)
+	wantHeard(t, began, "2")
+	awaitSettled(t, b, "booking", "g")
+	quiet(t, began)
+}
+
 // The drain leaves an event to the handler that has it; and one whose consumer ends goes to Redis unhandled.
 func TestF58DrainWaitsForTheHandler(t *testing.T) {
 	t.Parallel()
@@ -204,6 +236,28 @@ func TestF58DoubtfulEventsWait(t *testing.T) {
 	if len(handled) > 0 {
 		t.Errorf("handled again: %s", <-handled)
 	}
+}
+
+// What a process before this one has left in its spool may be in Redis: it waits, with what comes behind it of its subject.
+func TestF58WhatWasSpooledBeforeWaits(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	cfg := Config{Redis: server.Options(), SpoolDir: t.TempDir(), Fallback: Local, Service: "s"}
+	before := openBus(t, cfg)
+	server.Kill(t)
+	awaitState(t, before, StateSpooling)
+	publishSpooled(t, before, Event{ID: "1", Type: "booking.created", Subject: "s"})
+	closeBus(t, before)
+	b := openBus(t, cfg)
+	began := make(chan string, 10)
+	handle(t, b, GroupConfig{Group: "g"}, "booking", func(_ context.Context, d *Delivery) error { began <- d.Event.ID; return nil })
+	publishSpooled(t, b, Event{ID: "2", Type: "booking.created", Subject: "s"}, Event{ID: "3", Type: "booking.created", Subject: "other"})
+	wantHeard(t, began, "3")
+	quiet(t, began)
+	server.StartAgain(t)
+	wantHeard(t, began, "1", "2")
+	awaitSettled(t, b, "booking", "g")
+	quiet(t, began)
 }
 
 // Subscriptions hear what is spooled at once, only once, and in order.

@@ -76,6 +76,7 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 		if len(records) == 0 {
 			break
 		}
+		s.fallback.sending = records[len(records)-1].Number
 		for _, one := range records {
 			if record, err := decodeSpooled(one.Data); err == nil { // drainLoop complains
 				s.hold(&record)
