@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,7 +150,7 @@ func TestF36EndOfCtxIsUnknown(t *testing.T) {
 	defer cancel()
 	r, err := b.Publish(ctx, Event{Type: "booking.created"})
 	server.Thaw(t)
-	if !errors.Is(err, ErrUnknown) || r.Outcomes[0].Durability != Unknown {
+	if !errors.Is(err, ErrUnknown) || errors.Is(err, ErrUnavailable) || r.Outcomes[0].Durability != Unknown {
 		t.Errorf("%+v, %v; want an unknown outcome", r.Outcomes, err)
 	}
 }
@@ -197,4 +198,37 @@ func TestOutOfMemoryIsBackPressure(t *testing.T) {
 	close(release) // F32: consumers go on, and free what they can
 	tally.await(t, 10)
 	awaitSettled(t, b, "booking", "g")
+}
+
+// A close sends what is queued: every call that was accepted is answered for sure.
+func TestF06CloseSendsWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	server := redistest.Shared(t)
+	b := openBus(t, Config{Redis: server.Options(), Namespace: redistest.Namespace(t)})
+	var publishers sync.WaitGroup
+	begun := make(chan struct{}, 1000)
+	for range 50 {
+		publishers.Go(func() {
+			for {
+				r, err := b.Publish(context.Background(), Event{Type: "booking.created"})
+				switch {
+				case err == nil:
+					select {
+					case begun <- struct{}{}:
+					default:
+					}
+				case !errors.Is(err, ErrClosed) || r.Outcomes[0].Durability != Refused:
+					t.Errorf("%v: %v", r.Outcomes[0].Durability, err)
+					return
+				default:
+					return
+				}
+			}
+		})
+	}
+	for range 500 {
+		<-begun
+	}
+	closeBus(t, b)
+	publishers.Wait()
 }

@@ -40,9 +40,10 @@ type Bus struct {
 	looked    chan struct{} // closed when it has ended
 	losses    losses
 
-	loops   loops
-	stopped context.Context // ends when Close begins
-	stop    context.CancelCauseFunc
+	loops     loops
+	appending loops           // those of the writers
+	stopped   context.Context // ends when Close begins
+	stop      context.CancelCauseFunc
 
 	ended    chan struct{} // closed when Close has done everything
 	closeErr error         // what that came to; read after ended
@@ -101,7 +102,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	for i := range cfg.Writers {
 		w := newWriter(b, fmt.Sprintf("%s-%d", b.instance, i))
 		b.writers = append(b.writers, w)
-		b.loops.start("append", w.appendLoop)
+		b.appending.start("append", w.appendLoop)
 	}
 	if cfg.Announce {
 		b.loops.start("announce", b.announceStart)
@@ -184,6 +185,7 @@ func (b *Bus) Close(ctx context.Context) error {
 			for _, w := range b.writers {
 				w.close()
 			}
+			b.appending.wait()
 			b.stop(ErrClosed)
 			if b.local != nil {
 				b.local.Close()

@@ -186,7 +186,11 @@ func (c *consumer) handOut(h *handed) bool {
 		}
 		held = c.window.holds(h.ref)
 	}
-	if !held { // another consumer has it by now
+	if held && h.ref.Spool && !c.bus.spool.start(h.ref.ID.MS, c) {
+		c.window.release(h.ref)
+		held = false
+	}
+	if !held { // another consumer has it by now, or it is on its way to Redis
 		c.window.settled()
 		h.drop()
 		return true

@@ -165,6 +165,7 @@ func (d *drainer) refused(r *spooled, appended []redisstream.Appended) {
 	for i, a := range appended {
 		if a.Conflict {
 			d.bus.logger.Error("spooled event is not stored: its idempotency key was used for another one", "stream", r.stream, "id", r.events[i].message.UUID, "other", a.UUID)
+			d.bus.lose(Loss{Stream: r.stream, Reason: ReasonConflict, Events: 1, From: positionOf(a.ID), To: positionOf(a.ID), Time: time.Now().UTC()})
 		}
 	}
 }
@@ -206,17 +207,21 @@ func (d *drainer) many(ctx context.Context, first *spooled) error {
 		}
 		known = last[0]
 	}
+	w := redisstream.Writer{Name: d.log.ID(), Seq: d.records[len(batch)-1].Number}
+	from := 0
 	for done := false; !done; {
-		// What a process before this one has drained of them is passed over.
-		from := 0
-		for from < len(batch) && d.records[from].Number <= known {
+		// What was drained without an answer, or by a process before this one, is passed over. An append of events that go once is answered again.
+		passed := from
+		for from < len(batch) && d.records[from].Number <= known && !(first.once() && known == w.Seq) {
 			from++
+		}
+		if from > passed {
+			d.passed(redisstream.Writer{Name: w.Name, Seq: d.records[from-1].Number}, known, batch[passed:from])
 		}
 		if from == len(batch) {
 			break
 		}
 		var err error
-		w := redisstream.Writer{Name: d.log.ID(), Seq: d.records[len(batch)-1].Number}
 		if done, known, err = d.send(ctx, w, known, batch[from:]); err != nil {
 			delete(d.known, first.stream) // it may have been carried out
 			return err
@@ -224,6 +229,20 @@ func (d *drainer) many(ctx context.Context, first *spooled) error {
 		d.known[first.stream] = known
 	}
 	return d.drained(batch)
+}
+
+// passed keeps what was drained and not confirmed like what was, so that it is restored should Redis forget it: from a place that nobody knows.
+func (d *drainer) passed(w redisstream.Writer, known uint64, batch []*spooled) {
+	var appends []confirmedAppend
+	for _, r := range batch {
+		messages, seen := d.messages(r)
+		a := confirmedAppend{messages: messages}
+		if r.once() {
+			a.seen = &seen[0]
+		}
+		appends = append(appends, a)
+	}
+	d.bus.confirm(batch[0].stream, w, known, appends...)
 }
 
 // send makes one append of the records, all of one stream and kind, if the last one before it was known.
@@ -270,7 +289,7 @@ func (d *drainer) drained(batch []*spooled) error {
 	last := d.records[len(batch)-1].Number
 	d.records = d.records[len(batch):]
 	for _, r := range batch {
-		d.let(r)
+		d.let(r, true)
 	}
 	if left := slices.DeleteFunc(slices.Clone(batch), func(r *spooled) bool { return r.placed }); len(left) > 0 {
 		d.placed(left, redisstream.ID{})

@@ -27,9 +27,9 @@ type fallback struct {
 	changed chan struct{}       // there while somebody waits; closed when there may be something to handle
 	tried   map[string]*numbers // by group: records that it was given
 	handled map[string]*numbers // by group: of them, those that it has handled
-	claims  map[claim]struct{}
-	running map[uint64]int // by record: its claims
-	sending uint64         // up to here the records are on their way to Redis, or may be there: those too that a process before this one has left
+	claims  map[claim]bool      // whether its handler has begun
+	running map[uint64]int      // by record: its claims
+	sending uint64              // up to here the records are on their way to Redis, or may be there: those too that a process before this one has left
 }
 
 // claim is a record that a consumer has, and has not ended yet.
@@ -50,9 +50,9 @@ func (s *spooling) claim(number uint64, c *consumer) bool {
 		return false
 	}
 	if f.claims == nil {
-		f.claims, f.running = map[claim]struct{}{}, map[uint64]int{}
+		f.claims, f.running = map[claim]bool{}, map[uint64]int{}
 	}
-	f.claims[claim{number, c}] = struct{}{}
+	f.claims[claim{number, c}] = false
 	f.running[number]++
 	return true
 }
@@ -65,6 +65,18 @@ func numbersOf(m *map[string]*numbers, group string) *numbers {
 		(*m)[group] = &numbers{}
 	}
 	return (*m)[group]
+}
+
+// start begins to handle a claim, unless the drain has taken it back.
+func (s *spooling) start(number uint64, c *consumer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := claim{number, c}
+	if _, there := s.fallback.claims[of]; !there {
+		return false
+	}
+	s.fallback.claims[of] = true
+	return true
 }
 
 // finish ends a claim.
@@ -112,11 +124,19 @@ func (s *spooling) isSent(number uint64) bool {
 	return number <= s.fallback.sending
 }
 
-// reserve takes those records, from the first one on, that no group is handling now: they are on their way to Redis.
+// reserve takes those records, from the first one on, that no group is handling now: they are on their way to Redis. A claim that still waits for its
+// turn, behind a paused subject perhaps, is taken back.
 func (s *spooling) reserve(batch []*spooled) []*spooled {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, r := range batch {
+		if s.fallback.running[r.number] > 0 {
+			for of, begun := range s.fallback.claims {
+				if of.number == r.number && !begun {
+					s.end(of, false)
+				}
+			}
+		}
 		if s.fallback.running[r.number] > 0 {
 			return batch[:i]
 		}

@@ -238,6 +238,34 @@ func TestF58DoubtfulEventsWait(t *testing.T) {
 	}
 }
 
+// What waits for its turn behind a delivery of its subject holds no drain up: it is handled when it is in Redis.
+func TestF58WhatWaitsForItsTurnHoldsNoDrainUp(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), Fallback: Local})
+	began, goOn := make(chan string, 10), make(chan struct{})
+	handle(t, b, GroupConfig{Group: "g", Policy: Policy{PerSubject: true}}, "booking", func(_ context.Context, d *Delivery) error {
+		began <- d.Event.ID
+		if d.Event.ID == "1" {
+			<-goOn
+		}
+		return nil
+	})
+	publish(t, b, Event{ID: "1", Type: "booking.created", Subject: "s"})
+	wantHeard(t, began, "1")
+	server.Kill(t)
+	awaitState(t, b, StateSpooling)
+	publishSpooled(t, b, Event{ID: "2", Type: "booking.created", Subject: "s"}, Event{ID: "3", Type: "booking.created", Subject: "other"})
+	wantHeard(t, began, "3")
+	server.StartAgain(t)
+	awaitState(t, b, StateDurable)
+	quiet(t, began)
+	close(goOn)
+	wantHeard(t, began, "2")
+	awaitSettled(t, b, "booking", "g")
+	quiet(t, began)
+}
+
 // What a process before this one has left in its spool may be in Redis: it waits, with what comes behind it of its subject.
 func TestF58WhatWasSpooledBeforeWaits(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ func (b *Bus) announceStart() {
 		if err == nil || !sleep(b.stopped, jittered(backoff)) {
 			return
 		}
-		if !errors.Is(err, ErrUnavailable) {
+		if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrUnknown) {
 			b.logger.Warn("start could not be published", "err", err)
 			return
 		}
@@ -48,6 +48,7 @@ func (b *Bus) announceLife(ctx context.Context, what string) error {
 	if err != nil {
 		return err
 	}
-	_, err = b.publishAs(ctx, PublishOptions{}, []Event{{Type: "system.service." + what, Subject: b.instance, Data: data}}, true)
+	// The ID is the same each time, so that it is stored once.
+	_, err = b.publishAs(ctx, PublishOptions{Once: true}, []Event{{ID: b.instance + "-" + what, Type: "system.service." + what, Subject: b.instance, Data: data}}, true)
 	return err
 }

@@ -126,12 +126,22 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 	turn := b.turn()
 	var spooled []*pending
 	idle := b.spool.isIdle()
+	var queued map[subjectKey]bool // those that come behind go there too, though the state may change meanwhile
 	for i := range waiting {
 		p := &waiting[i]
 		p.remember = remember
-		if !idle && b.spool.takes(p) {
-			spooled = append(spooled, p)
-			continue
+		if !idle {
+			of := subjectKey{p.stream, p.subject}
+			if !queued[of] && b.spool.takes(p) {
+				spooled = append(spooled, p)
+				continue
+			}
+			if p.subject != "" {
+				if queued == nil {
+					queued = map[subjectKey]bool{}
+				}
+				queued[of] = true
+			}
 		}
 		at := turn
 		if p.subject != "" {

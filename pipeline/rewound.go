@@ -16,18 +16,23 @@ import (
 // Loss is what was accepted and then lost, by no fault of who published it.
 type Loss struct {
 	Stream   string    `json:"stream"`
-	Reason   string    `json:"reason"`   // rewound: Redis has forgotten what it had confirmed
+	Reason   string    `json:"reason"`   // ReasonRewound, ReasonConflict
 	Events   int       `json:"events"`   // that were lost
 	AtLeast  bool      `json:"atLeast"`  // there were more, which this process can't name any more
 	Restored int       `json:"restored"` // of them, that are accepted again
-	From     Position  `json:"from"`     // where the first one stood
-	To       Position  `json:"to"`       // where the last one stood
+	From     Position  `json:"from"`     // where the first one stood, or what is there instead
+	To       Position  `json:"to"`       // where the last one stood, or what is there instead
 	Time     time.Time `json:"time"`     // when it was noticed
 }
 
-// ReasonRewound is the Loss.Reason of what Redis had confirmed and has forgotten: a restart without all of its last writes on disk, a
-// failover to a replica that was behind, a flush.
-const ReasonRewound = "rewound"
+// The reasons of a loss.
+const (
+	// ReasonRewound: Redis had confirmed it and has forgotten it: a restart without all of its last writes on disk, a failover to a replica that was
+	// behind, a flush.
+	ReasonRewound = "rewound"
+	// ReasonConflict: it was spooled with an idempotency key which was used for another event before it could be drained.
+	ReasonConflict = "conflict"
+)
 
 // lossesShown and lossesFor bound what health says of losses.
 const (
@@ -66,6 +71,11 @@ func (l *losses) health(h *Health) {
 			continue
 		}
 		h.Lost = append(h.Lost, *one)
+		if one.Reason == ReasonConflict {
+			h.problem("spool-conflict", SeverityError, fmt.Sprintf("an event of stream %s that was spooled is not stored: its idempotency key was used for the one at %s", one.Stream, one.From),
+				"give each event a key of its own")
+			continue
+		}
 		text := fmt.Sprintf("redis had forgotten %s of stream %s from %s to %s that it had confirmed; %d of them are appended again",
 			one.count(), one.Stream, one.From, one.To, one.Restored)
 		severity := SeverityWarning
@@ -89,6 +99,15 @@ const (
 	// namedAtOnce is how many lost events one system.stream.rewound names, if its data may be as long as their IDs.
 	namedAtOnce = 1000
 )
+
+// lose counts a loss.
+func (b *Bus) lose(lost Loss) *Loss {
+	noted := b.losses.add(lost)
+	if b.cfg.Hooks.Lost != nil {
+		b.cfg.Hooks.Lost(lost)
+	}
+	return noted
+}
 
 // suspectRewind asks rewoundLoop to look now.
 func (b *Bus) suspectRewind() {
@@ -161,10 +180,7 @@ func (b *Bus) rewound(stream string, f forgotten) {
 	lost.From, lost.To = reach(all)
 	b.logger.Error("redis has forgotten events that it had confirmed", "stream", stream, "events", lost.Events, "at_least", lost.AtLeast,
 		"from", lost.From, "to", lost.To, "restore", !b.cfg.NoRestore)
-	noted := b.losses.add(lost)
-	if b.cfg.Hooks.Lost != nil {
-		b.cfg.Hooks.Lost(lost)
-	}
+	noted := b.lose(lost)
 	for part := range slices.Chunk(all, min(namedAtOnce, 1+b.cfg.MaxDataBytes/1024)) {
 		restored := 0
 		if !b.cfg.NoRestore {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
@@ -159,6 +160,55 @@ func TestF02DrainedEventsAreRestored(t *testing.T) {
 	server.Flush(t)
 	b.suspectRewind()
 	awaitRestored(t, b, "booking", want)
+}
+
+// Neither is what was drained by an append whose answer was lost.
+func TestF02DrainedWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--save", "", "--appendonly", "no")
+	proxy := redistest.NewProxy(t, server.Addr())
+	b := openBus(t, Config{Redis: &redis.UniversalOptions{Addrs: []string{proxy.Addr()}}, SpoolDir: t.TempDir()})
+	proxy.Refuse(true)
+	proxy.Reset()
+	awaitState(t, b, StateSpooling)
+	events, want := numbered(0, 100)
+	publishSpooled(t, b, events...)
+
+	// The first 60 arrive.
+	d := &drainer{spooling: b.spool, reader: b.spool.log.Reader()}
+	defer d.reader.Close()
+	var err error
+	if d.records, err = d.reader.Read(1000); err != nil {
+		t.Fatal(err)
+	}
+	var messages []redisstream.Message
+	var last uint64
+	for i := 0; len(messages) < 60; i++ {
+		r, err := d.decode(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, _ := d.messages(&r); r.stream == "booking" {
+			messages, last = append(messages, m...), r.number
+		}
+	}
+	direct := redisstream.New(redisstream.Config{Redis: server.Options(), MaxLen: 1000})
+	defer direct.Close()
+	if done, _, _, err := direct.Drain(t.Context(), "booking", redisstream.Writer{Name: b.spool.log.ID(), Seq: last}, 0, messages); !done || err != nil {
+		t.Fatal(done, err)
+	}
+
+	proxy.Refuse(false)
+	awaitState(t, b, StateDurable)
+	awaitRestored(t, b, "booking", want)
+	server.Flush(t)
+	b.suspectRewind()
+	awaitRestored(t, b, "booking", want)
+	for _, l := range b.Health(t.Context()).Lost {
+		if l.Stream == "booking" && (l.Events != 100 || l.AtLeast) {
+			t.Errorf("%+v", l)
+		}
+	}
 }
 
 // Who handled an event before Redis had forgotten it does not handle it again.

@@ -144,7 +144,7 @@ func (s *spooling) count() (n int64) {
 	return n
 }
 
-// hold notes that a record is in the spool, let that it is not any more.
+// hold notes that a record is in the spool, let that it is not any more: it was drained, or could not be kept.
 func (s *spooling) hold(r *spooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +156,7 @@ func (s *spooling) hold(r *spooled) {
 	}
 }
 
-func (s *spooling) let(r *spooled) {
+func (s *spooling) let(r *spooled, drained bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range r.events {
@@ -165,7 +165,9 @@ func (s *spooling) let(r *spooled) {
 			delete(s.held, k)
 		}
 	}
-	s.oldest = r.at
+	if drained {
+		s.oldest = r.at
+	}
 	if len(s.held) == 0 {
 		s.oldest = time.Time{}
 	}
@@ -318,11 +320,14 @@ func (s *spooling) numberOf(d *decoded) (number uint64, ours bool) {
 // refuse ends events that could not be spooled.
 func (s *spooling) refuse(events []*pending, records []*spooled, err error) {
 	for _, r := range records {
-		s.let(r)
+		s.let(r, false)
 	}
 	kind, hint := ErrSpoolFailed, "is the disk full, or the folder gone?"
 	if errors.Is(err, spool.ErrFull) {
 		kind, hint = ErrSpoolFull, "bring Redis back, or give the spool more room"
+	}
+	if errors.Is(err, spool.ErrClosed) {
+		kind, hint = ErrClosed, ""
 	}
 	durability := Refused
 	if records[0].doubtful.Name != "" { // it may be in Redis

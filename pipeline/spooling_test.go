@@ -389,3 +389,32 @@ func TestF58SpoolsOfDeadProcessesAreAdopted(t *testing.T) {
 		return err == nil && len(slots) == 3 && slots[0].Events+slots[1].Events+slots[2].Events == 0 && !slots[1].InUse && slots[0].InUse
 	})
 }
+
+// An event that was spooled under a key which somebody else has used meanwhile can't be stored. That is told.
+func TestF55ConflictOfASpooledEventIsALoss(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	proxy := redistest.NewProxy(t, server.Addr())
+	lost := make(chan Loss, 10)
+	b := openBus(t, Config{Redis: &redis.UniversalOptions{Addrs: []string{proxy.Addr()}}, SpoolDir: t.TempDir(), Hooks: Hooks{Lost: func(l Loss) { lost <- l }}})
+	other := openBus(t, Config{Redis: server.Options()})
+	proxy.Refuse(true)
+	proxy.Reset()
+	awaitState(t, b, StateSpooling)
+	o := PublishOptions{Key: "k"}
+	if r, err := b.PublishWith(t.Context(), o, Event{Type: "booking.created"}); err != nil || r.Durability() != Spooled {
+		t.Fatal(r, err)
+	}
+	there, err := other.PublishWith(t.Context(), o, Event{Type: "booking.cancelled"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Refuse(false)
+	if l := within(t, "the loss", lost); l.Reason != ReasonConflict || l.Events != 1 || l.From != there.Outcomes[0].Position {
+		t.Errorf("%+v", l)
+	}
+	awaitState(t, b, StateDurable)
+	if h := b.Health(t.Context()); len(h.Lost) != 1 || !hasProblem(h, "spool-conflict") {
+		t.Errorf("health: %+v", h)
+	}
+}

@@ -347,8 +347,9 @@ func (b *Bus) stored(batch []*pending, first redisstream.ID) {
 // failed tells the callers that their events were not stored, or that nobody knows.
 func (b *Bus) failed(batch []*pending, stream string, certain bool, err error) {
 	durability := Refused
-	err = b.redisError("append", stream, err)
-	if !certain {
+	if certain {
+		err = b.redisError("append", stream, err)
+	} else {
 		durability = Unknown
 		err = &RedisError{Op: "append", Key: stream, Kind: ErrUnknown, Err: err, Hint: "publish it again with the same id and PublishOptions.Once"}
 	}
