@@ -31,9 +31,9 @@ type Config struct {
 	// Fallback says what the groups of this process do with events that are accepted while Redis is away. Local needs SpoolDir. Default: Wait;
 	// that of OpenFromEnv is Local where there is a spool.
 	Fallback Fallback
-	// RestoreEvents is how many of the events that Redis has confirmed last are kept per stream, 16 MiB at most, so that what it forgets of them (a
-	// restart without its last writes, a failover, a flush) can be named and appended again. What it loses beyond is counted as "at least".
-	// Default: 10,000.
+	// RestoreEvents is how many of the events that Redis has confirmed last are kept per stream, 16 MiB at most and 64 MiB of all streams, so that what
+	// it forgets of them (a restart without its last writes, a failover, a flush) can be named and appended again. What it loses beyond is counted as
+	// "at least". Default: 10,000.
 	RestoreEvents int
 	// NoRestore names and counts what Redis forgets, but does not append it again.
 	NoRestore bool

@@ -51,8 +51,11 @@ type forgotten struct {
 func (f *forgotten) isEmpty() bool { return len(f.appends) == 0 && !f.atLeast }
 
 const (
-	// confirmedBytes bounds what is kept per stream, whatever the number of events.
+	// confirmedBytes bounds what is kept per stream, whatever the number of events, confirmedTotal what is kept of all streams, in equal shares.
 	confirmedBytes = 16 << 20
+	confirmedTotal = 64 << 20
+	// messageBytes is what a message takes beside its texts.
+	messageBytes = 64
 	// markFor is how long a mark is relied on: append.lua forgets those of 30 days ago.
 	markFor = 29 * 24 * time.Hour
 )
@@ -81,15 +84,37 @@ func (c *confirmed) note(stream string, w redisstream.Writer, before uint64, sto
 		s.events += len(a.messages)
 		s.bytes += a.size()
 	}
-	for s.events > c.most || s.bytes > confirmedBytes {
+	s.fit(c.most, c.share())
+	return forgot
+}
+
+// share is how many bytes of each stream are kept. The lock is held.
+func (c *confirmed) share() int { return min(confirmedBytes, confirmedTotal/len(c.streams)) }
+
+// fit drops the oldest appends until what is left is within bounds.
+func (s *confirmedStream) fit(events, bytes int) {
+	for s.events > events || s.bytes > bytes {
 		s.drop()
 	}
-	return forgot
+}
+
+// tidy makes room for the streams that have come meanwhile, and forgets the marks that are not relied on any more.
+func (c *confirmed) tidy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.streams {
+		s.fit(c.most, c.share())
+		for writer, mark := range s.marks {
+			if time.Since(mark.at) > markFor {
+				delete(s.marks, writer)
+			}
+		}
+	}
 }
 
 func (a *confirmedAppend) size() (n int) {
 	for i := range a.messages {
-		n += len(a.messages[i].Metadata) + len(a.messages[i].Payload)
+		n += messageBytes + len(a.messages[i].UUID) + len(a.messages[i].Metadata) + len(a.messages[i].Payload)
 	}
 	return n
 }
@@ -111,9 +136,10 @@ func (s *confirmedStream) drop() {
 	s.appends = s.appends[1:]
 	s.events -= len(oldest.messages)
 	s.bytes -= oldest.size()
-	mark := s.marks[oldest.writer.Name]
-	mark.dropped = max(mark.dropped, oldest.writer.Seq)
-	s.marks[oldest.writer.Name] = mark
+	if mark, known := s.marks[oldest.writer.Name]; known {
+		mark.dropped = max(mark.dropped, oldest.writer.Seq)
+		s.marks[oldest.writer.Name] = mark
+	}
 }
 
 // compare takes into account what Redis knows of a writer: is, where it should be at least the append should. It reports whether anything is lost.

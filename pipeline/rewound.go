@@ -142,6 +142,7 @@ func (b *Bus) rewoundLoop() {
 		if b.isAway() {
 			continue // its return asks again
 		}
+		b.confirmed.tidy()
 		for _, stream := range b.confirmed.names() {
 			if !b.compareMarks(stream) {
 				break

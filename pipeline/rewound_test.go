@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -378,5 +379,39 @@ func TestConfirmedIsBounded(t *testing.T) {
 	}
 	if !c.heard("s", "w", 50) || !c.takeForgotten("s").atLeast || c.heard("s", "w", 50) {
 		t.Error("what is not kept any more is not told of, or twice")
+	}
+}
+
+// What is kept to be restored is bounded whatever the number of streams, and what is dropped is known to be.
+func TestConfirmedOfManyStreamsIsBounded(t *testing.T) {
+	t.Parallel()
+	c := newConfirmed(1000)
+	message := redisstream.Message{UUID: "id", Payload: string(make([]byte, 1<<20))}
+	const streams = 100
+	for i := range streams {
+		for seq := range uint64(20) {
+			c.note(fmt.Sprint(i), redisstream.Writer{Name: "w", Seq: seq + 1}, seq, confirmedAppend{first: redisstream.ID{MS: seq}, messages: []redisstream.Message{message}})
+		}
+	}
+	c.tidy()
+	total := 0
+	for _, s := range c.streams {
+		total += s.bytes
+	}
+	if total > confirmedTotal {
+		t.Errorf("%d bytes are kept, want at most %d", total, confirmedTotal)
+	}
+	if !c.heard("0", "w", 10) {
+		t.Fatal("a mark that went back was not noticed")
+	}
+	if f := c.takeForgotten("0"); !f.atLeast {
+		t.Errorf("what was dropped is not said: %d appends", len(f.appends))
+	}
+	mark := c.streams["1"].marks["w"]
+	mark.at = time.Now().Add(-markFor - time.Hour)
+	c.streams["1"].marks["w"] = mark
+	c.tidy()
+	if n := len(c.streams["1"].marks); n > 0 {
+		t.Errorf("%d old marks", n)
 	}
 }
