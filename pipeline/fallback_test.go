@@ -278,7 +278,7 @@ func TestF58WhatWasSpooledBeforeWaits(t *testing.T) {
 	closeBus(t, before)
 	b := openBus(t, cfg)
 	began := make(chan string, 10)
-	handle(t, b, GroupConfig{Group: "g"}, "booking", func(_ context.Context, d *Delivery) error { began <- d.Event.ID; return nil })
+	handle(t, b, GroupConfig{Group: "g", Policy: Policy{PerSubject: true}}, "booking", func(_ context.Context, d *Delivery) error { began <- d.Event.ID; return nil })
 	publishSpooled(t, b, Event{ID: "2", Type: "booking.created", Subject: "s"}, Event{ID: "3", Type: "booking.created", Subject: "other"})
 	wantHeard(t, began, "3")
 	quiet(t, began)

@@ -43,7 +43,8 @@ func (r *Reader) leave() {
 	r.file, r.of = nil, nil
 }
 
-// Read returns up to most of the records that come next; none where there are none now. One that is damaged is passed over: Log.Damages has named it.
+// Read returns up to most of the records that come next; none where there are none now. One that was damaged when the spool was opened is passed over:
+// Log.Damages has named it. One that is damaged since is an error.
 func (r *Reader) Read(most int) ([]Record, error) {
 	for {
 		s, end := r.segment()
@@ -92,12 +93,16 @@ func (r *Reader) enter(s *segment) error {
 // read reads on in the segment that it is in, up to end.
 func (r *Reader) read(most int, end int64) (records []Record, err error) {
 	for size := int64(readAtOnce); len(records) == 0 && r.offset < end; size *= 2 {
+		if d, ok := r.of.skips[r.offset]; ok && !d.Rest {
+			r.offset, r.at = r.offset+d.Bytes, r.at+d.Records
+			continue
+		}
 		content := make([]byte, min(size, end-r.offset))
 		if _, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content); err != nil {
 			return nil, err
 		}
-		whole := r.offset+int64(len(content)) == end
-		used, number := walk(content, 0, r.at, func(number uint64, data []byte) bool {
+		all := r.offset+int64(len(content)) == end
+		used, number, _ := whole(content, 0, r.at, func(number uint64, data []byte) bool {
 			if len(records) == most {
 				return false
 			}
@@ -105,8 +110,8 @@ func (r *Reader) read(most int, end int64) (records []Record, err error) {
 				records = append(records, Record{number, data})
 			}
 			return true
-		}, func(Damage) {})
-		if used == 0 && whole {
+		})
+		if used == 0 && all && len(records) == 0 {
 			return nil, errTorn // it was whole when it was opened
 		}
 		r.offset, r.at = r.offset+int64(used), number

@@ -50,21 +50,27 @@ func checksum(number uint64, data []byte) uint32 {
 // errTorn is what stands where a whole record should.
 var errTorn = errors.New("record is incomplete or damaged")
 
+// lengthOf returns how long the record at the beginning of b says that it is; false where it can't be.
+func lengthOf(b []byte) (length int, ok bool) {
+	if len(b) < recordHeader {
+		return 0, false
+	}
+	n := binary.LittleEndian.Uint32(b)
+	return int(n), n <= MaxRecord && int(n) <= len(b)-recordHeader
+}
+
 // parseRecord returns the record at the beginning of b and how many bytes it takes; 0 bytes where b is empty.
 func parseRecord(b []byte, number uint64) (data []byte, size int, err error) {
 	if len(b) == 0 {
 		return nil, 0, nil
 	}
-	if len(b) < recordHeader {
+	length, ok := lengthOf(b)
+	if !ok {
 		return nil, 0, errTorn
 	}
-	length := binary.LittleEndian.Uint32(b)
-	if length > MaxRecord || int(length) > len(b)-recordHeader {
-		return nil, 0, errTorn
-	}
-	data = b[recordHeader : recordHeader+int(length)]
+	data = b[recordHeader : recordHeader+length]
 	if checksum(number, data) != binary.LittleEndian.Uint32(b[4:]) {
 		return nil, 0, errTorn
 	}
-	return data, recordHeader + int(length), nil
+	return data, recordHeader + length, nil
 }

@@ -12,9 +12,10 @@ import (
 // segment is one file of the log.
 type segment struct {
 	path  string
-	first uint64 // number of its first record
-	count uint64 // records, those that are damaged included
-	size  int64  // up to the end of the last whole record
+	first uint64           // number of its first record
+	count uint64           // records, those that are damaged included
+	size  int64            // up to the end of the last whole record
+	skips map[int64]Damage // what is damaged between whole records, by its offset
 }
 
 // next is the number behind its last record.
@@ -45,11 +46,13 @@ type Damage struct {
 	File   string
 	Offset int64
 	Bytes  int64
-	// Record is the number of the first record concerned. Torn means that it is what a crash left half-written: it was never accepted, and is cut off.
-	// Otherwise records that were accepted are lost: one, or where Rest is set at least one, all up to the end of the file.
-	Record uint64
-	Torn   bool
-	Rest   bool
+	// Record is the number of the first record concerned. Torn means that it is what a crash left half-written, behind everything that is whole: it was
+	// never accepted, and is cut off. Otherwise records that were accepted are lost: so many as Records says, or where Rest is set at least one, all up to
+	// the end of the file.
+	Record  uint64
+	Records uint64
+	Torn    bool
+	Rest    bool
 }
 
 func (d Damage) String() string {
@@ -59,46 +62,69 @@ func (d Damage) String() string {
 	case d.Rest:
 		return fmt.Sprintf("%s: damaged from record %d at %d on, %d bytes and at least one record are lost", d.File, d.Record, d.Offset, d.Bytes)
 	}
+	if d.Records > 1 {
+		return fmt.Sprintf("%s: records %d to %d at %d are damaged and lost", d.File, d.Record, d.Record+d.Records-1, d.Offset)
+	}
 	return fmt.Sprintf("%s: record %d at %d is damaged and lost", d.File, d.Record, d.Offset)
 }
 
-// walk visits the records of a segment's content, from offset on, of which the first has the given number. Where one is damaged and the next is
-// whole, only that one is passed over; else the rest is. It returns where the last whole record ends and the number behind it.
+// walk visits the records of a segment's content, from offset on, of which the first has the given number. What is damaged before a whole one is passed
+// over; else the rest is. It returns where the last whole record ends and the number behind it.
 func walk(content []byte, offset int, number uint64, visit func(number uint64, data []byte) (more bool), damaged func(Damage)) (end int, next uint64) {
+	for {
+		var more bool
+		if offset, number, more = whole(content, offset, number, visit); !more || offset == len(content) {
+			return offset, number
+		}
+		size, records, found := afterDamage(content[offset:], number)
+		damaged(Damage{Offset: int64(offset), Bytes: int64(size), Record: number, Records: records, Rest: !found})
+		if !found {
+			return offset, number
+		}
+		offset, number = offset+size, number+records
+	}
+}
+
+// whole visits records up to the first one that is not whole. It reports where that is, its number, and whether visit wants more.
+func whole(content []byte, offset int, number uint64, visit func(number uint64, data []byte) (more bool)) (end int, next uint64, more bool) {
 	for offset < len(content) {
 		data, size, err := parseRecord(content[offset:], number)
 		if err != nil {
-			size, err = afterDamage(content[offset:], number)
-			d := Damage{Offset: int64(offset), Bytes: int64(size), Record: number, Rest: err != nil}
-			if d.Rest {
-				d.Bytes = int64(len(content) - offset)
-				damaged(d)
-				break
-			}
-			damaged(d)
-		} else if !visit(number, data) {
 			break
 		}
-		offset += size
-		number++
+		if !visit(number, data) {
+			return offset, number, false
+		}
+		offset, number = offset+size, number+1
 	}
-	return offset, number
+	return offset, number, true
 }
 
-// afterDamage returns how many bytes a damaged record takes, where its length is right: a whole record follows.
-func afterDamage(b []byte, number uint64) (size int, err error) {
-	if len(b) < recordHeader {
-		return 0, errTorn
+const (
+	// searchRecords is how many records in a row may be damaged and are passed over.
+	searchRecords = 8
+	// searchBytes bounds the search for a whole record: 0.1 s of checksums.
+	searchBytes = 256 << 20
+)
+
+// afterDamage searches for the next whole record behind one that is damaged, and returns how many bytes and records are before it; without one all of b.
+func afterDamage(b []byte, number uint64) (size int, records uint64, found bool) {
+	if length, ok := lengthOf(b); ok && recordHeader+length < len(b) {
+		if _, _, err := parseRecord(b[recordHeader+length:], number+1); err == nil {
+			return recordHeader + length, 1, true
+		}
 	}
-	length := int(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)
-	if length > MaxRecord || recordHeader+length >= len(b) {
-		return 0, errTorn
+	budget := searchBytes
+	for at := 1; at < len(b) && budget > 0; at++ { // its length is wrong as well, or the next one is damaged too
+		length, ok := lengthOf(b[at:])
+		for records := uint64(1); ok && records <= searchRecords && budget > 0; records++ {
+			budget -= recordHeader + length
+			if _, _, err := parseRecord(b[at:], number+records); err == nil {
+				return at, records, true
+			}
+		}
 	}
-	_, size, err = parseRecord(b[recordHeader+length:], number+1)
-	if err != nil || size == 0 {
-		return 0, errTorn
-	}
-	return recordHeader + length, nil
+	return len(b), 0, false
 }
 
 // openSegments reads all segments of a folder, the oldest first, and cuts off what a crash left half-written.
@@ -137,11 +163,13 @@ func openSegment(path string, last bool) (s *segment, damages []Damage, err erro
 		}
 		return nil, damages, os.Rename(path, path+".damaged")
 	}
+	skips := map[int64]Damage{}
 	end, next := walk(content, headerLength, first, func(uint64, []byte) bool { return true }, func(d Damage) {
 		d.File = path
 		damages = append(damages, d)
+		skips[d.Offset] = d
 	})
-	s = &segment{path: path, first: first, count: next - first, size: int64(end)}
+	s = &segment{path: path, first: first, count: next - first, size: int64(end), skips: skips}
 	if n := len(damages); n > 0 && damages[n-1].Rest {
 		rest := content[end:]
 		// An append is one write behind what was there: only the last segment can end in a part of one.
