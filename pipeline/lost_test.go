@@ -235,3 +235,38 @@ func TestF14LookingAtOnesOwnPendingEntriesCountsNothing(t *testing.T) {
 		}
 	}
 }
+
+// Events that processes may have died of run one at a time, and each begins when the result of the one before it is in the log: else that would be suspected
+// of what this one does.
+func TestF14ResultIsInTheLogBeforeTheNextSuspectRuns(t *testing.T) {
+	t.Parallel()
+	server, namespace := redistest.Shared(t), redistest.Namespace(t)
+	b := openBus(t, Config{Redis: server.Options(), Namespace: namespace})
+	var messages []redisstream.Message
+	for i := range 100 {
+		m := encode(&Event{ID: fmt.Sprint(i), Type: "booking.created"})
+		var err error
+		if m.Metadata, err = redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: keyCrashes, Value: "1"}); err != nil {
+			t.Fatal(err)
+		}
+		messages = append(messages, m)
+	}
+	if _, _, err := b.redis.Append(t.Context(), "booking", redisstream.Writer{Name: "test", Seq: 1}, messages); err != nil {
+		t.Fatal(err)
+	}
+	client := server.Client(t)
+	handled := newTally()
+	var before Position // of the last one that ran; they run one at a time
+	handle(t, b, GroupConfig{Group: "g", From: Oldest, InFlight: 16}, "booking", func(ctx context.Context, d *Delivery) error {
+		if before != "" {
+			pending, err := client.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: b.keyOf("booking"), Group: "g", Start: string(before), End: string(before), Count: 1}).Result()
+			if err != nil || len(pending) > 0 {
+				t.Errorf("%s runs while the result of %s is not in the log: %v, %v", d.Position, before, pending, err)
+			}
+		}
+		before = d.Position
+		handled.add(d.Event.ID)
+		return nil
+	})
+	handled.await(t, 100)
+}

@@ -12,8 +12,17 @@ type numberRange struct{ from, to uint64 } // both included
 
 // has reports whether the number is in the set.
 func (n *numbers) has(number uint64) bool {
+	i := n.behind(number)
+	return i > 0 && number <= n.ranges[i-1].to
+}
+
+// behind returns the index of the first range that begins behind a number.
+func (n *numbers) behind(number uint64) int {
 	i, found := slices.BinarySearchFunc(n.ranges, number, func(r numberRange, number uint64) int { return cmp.Compare(r.from, number) })
-	return found || i > 0 && number <= n.ranges[i-1].to
+	if found {
+		i++
+	}
+	return i
 }
 
 // forget removes all numbers up to one.
@@ -30,10 +39,7 @@ func (n *numbers) forget(upTo uint64) {
 
 // add reports whether the number is new.
 func (n *numbers) add(number uint64) bool {
-	i := len(n.ranges) // of the first range that begins behind number
-	for i > 0 && n.ranges[i-1].from > number {
-		i--
-	}
+	i := n.behind(number)
 	if i > 0 && number <= n.ranges[i-1].to {
 		return false
 	}

@@ -90,8 +90,9 @@ func (c *consumer) try(h *handed) bool {
 	}
 	select {
 	case <-h.done:
-		return true
 	case <-c.reading.Done():
 		return false
 	}
+	// The next one may be what the process dies of. The result of this one must be in the log by then, or it would be taken for that.
+	return c.window.await(c.reading, func() bool { _, held := c.window.held[h.ref]; return !held })
 }
