@@ -183,11 +183,12 @@ func TestF58ConsumerThatEndsHoldsNoDrainUp(t *testing.T) {
 	t.Parallel()
 	server := alwaysServer(t)
 	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), Fallback: Local})
-	began := make(chan struct{}, 10)
-	s := handle(t, b, GroupConfig{Group: "g", Policy: Policy{DrainTimeout: 1, PerSubject: true}}, "booking", func(ctx context.Context, _ *Delivery) error {
+	began, end := make(chan struct{}, 10), make(chan struct{})
+	defer close(end)
+	s := handle(t, b, GroupConfig{Group: "g", Policy: Policy{DrainTimeout: 1, PerSubject: true}}, "booking", func(context.Context, *Delivery) error {
 		began <- struct{}{}
-		<-ctx.Done()
-		return context.Cause(ctx)
+		<-end // deaf to its ctx
+		return nil
 	})
 	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Alive == 1 })
 	server.Kill(t)
