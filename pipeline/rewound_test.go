@@ -62,7 +62,7 @@ func TestF02FlushedEventsAreNamedAndAppendedAgain(t *testing.T) {
 			server := redistest.Start(t)
 			var told []Loss
 			var mu sync.Mutex
-			cfg := Config{Redis: server.Options(), Hooks: Hooks{Lost: func(l Loss) { mu.Lock(); defer mu.Unlock(); told = append(told, l) }}}
+			cfg := Config{Redis: server.Options(), Writers: 1, Hooks: Hooks{Lost: func(l Loss) { mu.Lock(); defer mu.Unlock(); told = append(told, l) }}}
 			b := openBus(t, cfg)
 			events, want := numbered(0, 300)
 			for chunk := range slices.Chunk(events, 30) {
