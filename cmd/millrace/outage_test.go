@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -78,16 +77,6 @@ func startMillrace(t *testing.T, args ...string) *program {
 		}
 	})
 	return p
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // answers are what the requests were answered with.
@@ -165,7 +154,7 @@ func breakRedis(t *testing.T, losesWrites bool) {
 	dir := t.TempDir()
 	var urls []string
 	for range 2 {
-		addr := freeAddr(t)
+		addr := redistest.FreeAddr(t)
 		startMillrace(t, "serve", "--addr", addr, "--redis", proxy.URL(), "--data-dir", dir, "--log-level", "warn")
 		urls = append(urls, "http://"+addr)
 	}

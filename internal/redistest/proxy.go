@@ -40,11 +40,7 @@ func NewProxy(tb testing.TB, target string) *Proxy {
 		closing: make(chan struct{}), links: map[*link]struct{}{}, gate: make(chan struct{}),
 	}
 	close(p.gate)
-	port, err := freePort()
-	if err != nil {
-		tb.Fatalf("start a proxy: %v", err)
-	}
-	p.addr = loopback(port)
+	p.addr = FreeAddr(tb)
 	p.Refuse(false)
 	tb.Cleanup(p.close)
 	return p
