@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +29,8 @@ type spooling struct {
 	oldest time.Time // when the oldest record that is not drained was accepted; zero: none is known
 	stuck  error     // why the drain can't go on, though Redis is there; nil: it can
 	last   uint64    // number of the last record that is drained
+	// damages are those in which accepted events were lost, also of spools that were adopted: the first maxDamages.
+	damages []spool.Damage
 
 	fallback fallback
 
@@ -62,9 +65,7 @@ func (b *Bus) server() string {
 // newSpooling reads what is in a spool.
 func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]int{}}
-	for _, d := range log.Damages() {
-		b.logger.Error("spool was damaged", "damage", d.String())
-	}
+	s.damaged(log.Damages())
 	r := log.Reader()
 	defer r.Close()
 	n := 0
@@ -89,6 +90,21 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	}
 	return s, nil
 }
+
+// damaged logs what can't be read in a spool, and keeps it for health where accepted events are lost.
+func (s *spooling) damaged(damages []spool.Damage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range damages {
+		s.bus.logger.Error("spool was damaged", "damage", d.String())
+		if !d.Torn && len(s.damages) < maxDamages {
+			s.damages = append(s.damages, d)
+		}
+	}
+}
+
+// maxDamages is how many damages health shows: the first ones. The log has all.
+const maxDamages = 20
 
 // adoptEvery is how often it is looked whether a process has died and left a spool that nobody drains.
 const adoptEvery = 10 * time.Second
@@ -122,6 +138,7 @@ func (s *spooling) adopt(log *spool.Log) error {
 	}
 	s.mu.Lock()
 	s.adopted = of
+	s.damages = append(s.damages, of.damages[:min(len(of.damages), maxDamages-len(s.damages))]...)
 	s.mu.Unlock()
 	of.drain(true)
 	s.mu.Lock()
@@ -365,7 +382,7 @@ func (s *spooling) wake() {
 func (s *spooling) health(h *Health) {
 	stats, events := s.log.Stats(), s.count()
 	s.mu.Lock()
-	oldest, stuck, adopted := s.oldest, s.stuck, s.adopted
+	oldest, stuck, adopted, damages := s.oldest, s.stuck, s.adopted, slices.Clone(s.damages)
 	s.mu.Unlock()
 	if adopted != nil && stuck == nil {
 		adopted.mu.Lock()
@@ -393,9 +410,7 @@ func (s *spooling) health(h *Health) {
 	if stuck != nil {
 		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool can't be drained: %v", stuck), deniedHint(stuck))
 	}
-	for _, d := range s.log.Damages() {
-		if !d.Torn {
-			h.problem("spool-damaged", SeverityError, d.String(), "the disk may be failing; what can't be read is kept in a file of that name with .damaged")
-		}
+	for _, d := range damages {
+		h.problem("spool-damaged", SeverityError, d.String(), "the disk may be failing; what can't be read is kept in a file of that name with .damaged")
 	}
 }

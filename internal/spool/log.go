@@ -102,6 +102,9 @@ func (l *Log) load(server string) error {
 	}
 	last := segments[len(segments)-1]
 	l.drained = segments[0].first - 1
+	if number := unused(segments, damages); number > last.next() {
+		return l.roll(number)
+	}
 	l.active, err = os.OpenFile(last.path, os.O_RDWR, 0)
 	return err
 }
@@ -209,7 +212,7 @@ type Stats struct {
 	Records  uint64 // that have not arrived
 	Bytes    int64  // on disk
 	Max      int64  // that are allowed
-	First    uint64 // number of the oldest record that has not arrived, if there is one
+	First    uint64 // behind everything that has arrived
 	Next     uint64 // number of the next record
 	Segments int
 	Err      error // why nothing can be appended now; nil: it can
@@ -220,7 +223,9 @@ func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Stats{Max: l.options.Max, First: l.drained + 1, Next: l.last().next(), Segments: len(l.segments), Bytes: l.bytes(), Err: l.failure}
-	s.Records = s.Next - s.First
+	for _, of := range l.segments { // between two of them there are numbers that no record has, where one was damaged
+		s.Records += of.next() - min(max(of.first, s.First), of.next())
+	}
 	return s
 }
 

@@ -412,6 +412,12 @@ func TestEveryByteWrongInTheLastSegment(t *testing.T) {
 	}
 	check := func(at int, lost uint64, torn bool, wrong ...int) {
 		t.Helper()
+		others, _ := filepath.Glob(filepath.Join(l.Dir(), "*"+segmentSuffix))
+		for _, path := range others {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
 		damaged := append([]byte(nil), content...)
 		for _, i := range wrong {
 			damaged[i] ^= 0x41
@@ -421,8 +427,14 @@ func TestEveryByteWrongInTheLastSegment(t *testing.T) {
 		}
 		l := open(t, filepath.Dir(l.Dir()), Options{})
 		found := all(t, l)
-		if d := l.Damages(); len(d) != 1 || d[0].Torn != torn || !torn && d[0].Records != lost {
+		d := l.Damages()
+		if len(d) != 1 || d[0].Torn != torn || !torn && !d[0].Rest && d[0].Records != lost {
 			t.Fatalf("byte %d: damages %v", at, d)
+		}
+		if number := add(t, l, "next"); number < 7-lost || number < 7 && !torn {
+			t.Fatalf("byte %d: the next one has number %d, which another one had", at, number)
+		} else if err := l.Drained(number); err != nil || l.Stats().Records != 0 {
+			t.Fatalf("byte %d: drained, and %d records are left: %v", at, l.Stats().Records, err)
 		}
 		if uint64(len(found)) != 6-lost {
 			t.Fatalf("byte %d: found %v", at, found)
@@ -437,7 +449,8 @@ func TestEveryByteWrongInTheLastSegment(t *testing.T) {
 		}
 	}
 	for at := headerLength; at < len(content); at++ {
-		check(at, 1, int64(at) >= ends[4], at)
+		// Only a length that is too large looks like a record that a crash cut.
+		check(at, 1, int64(at) >= ends[4] && int64(at) < ends[4]+3, at)
 	}
 	for at := headerLength; int64(at) < ends[0]; at++ {
 		check(at, 2, false, at, at+int(ends[1]-ends[0]))
@@ -576,5 +589,104 @@ func TestFullDiskIsLeftBehind(t *testing.T) {
 	}
 	if number := add(t, l, "c"); number != 3 {
 		t.Errorf("number %d, want 3", number)
+	}
+}
+
+// A block of a disk that is gone takes many records with it; those behind it are found.
+func TestDamageOfABlock(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	for i := range 200 {
+		add(t, l, fmt.Sprintf("record %032d", i))
+	}
+	path := segmentPath(l.Dir(), 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	zero(t, path, 1000, 4096)
+	l = reopen(t, l, Options{})
+	d := l.Damages()
+	if found := all(t, l); len(d) != 1 || d[0].Rest || len(found)+int(d[0].Records) != 200 || found[200] == "" {
+		t.Errorf("found %d records, damages %v", len(found), d)
+	}
+}
+
+// Every damage costs its own record, however many there are.
+func TestManyDamages(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	var ends []int64
+	for i := range 200 {
+		add(t, l, fmt.Sprintf("record %032d", i))
+		ends = append(ends, l.Stats().Bytes)
+	}
+	path := segmentPath(l.Dir(), 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < 200; i += 2 {
+		zero(t, path, ends[i-1]+10, 4)
+	}
+	l = reopen(t, l, Options{})
+	if found := all(t, l); len(found) != 100 || len(l.Damages()) != 100 {
+		t.Errorf("found %d records, %d damages", len(found), len(l.Damages()))
+	}
+}
+
+// A segment of which nothing can be read is the last one of a dead process: whoever adopts the slot is told, and no number comes twice.
+func TestDamageIsAdopted(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	l := open(t, base, Options{Segment: 60})
+	for i := range 6 {
+		add(t, l, fmt.Sprint("record-", i))
+	}
+	next := l.Stats().Next
+	paths, err := filepath.Glob(filepath.Join(l.Dir(), "*"+segmentSuffix))
+	if err := errors.Join(err, l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	zero(t, paths[len(paths)-1], 0, 4)
+	for _, path := range paths[:len(paths)-2] {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	adopted, err := Adopt(base, server, Options{})
+	if err != nil || adopted == nil || len(adopted.Damages()) != 1 || !adopted.Damages()[0].Rest {
+		t.Fatalf("%v, %v", adopted, err)
+	}
+	if number := add(t, adopted, "next"); number < next {
+		t.Errorf("the next one has number %d, which another one had: there were some up to %d", number, next-1)
+	}
+	if err := adopted.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	paths, _ = filepath.Glob(filepath.Join(l.Dir(), "*"+segmentSuffix))
+	for _, path := range paths {
+		zero(t, path, 0, 4)
+	}
+	if adopted, err = Adopt(base, server, Options{}); err != nil || adopted == nil || len(adopted.Damages()) != len(paths) {
+		t.Fatalf("nothing but damage: %v, %v", adopted, err)
+	}
+	if err := adopted.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if adopted, err = Adopt(base, server, Options{}); err != nil || adopted != nil {
+		t.Errorf("adopted once more: %v, %v", adopted, err)
+	}
+}
+
+// zero overwrites a part of a file.
+func zero(t *testing.T, path string, at int64, bytes int) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, bytes), at)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }

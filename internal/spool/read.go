@@ -92,7 +92,7 @@ func (r *Reader) enter(s *segment) error {
 
 // read reads on in the segment that it is in, up to end.
 func (r *Reader) read(most int, end int64) (records []Record, err error) {
-	for size := int64(readAtOnce); len(records) == 0 && r.offset < end; size *= 2 {
+	for size := int64(readAtOnce); len(records) == 0 && r.offset < end; {
 		if d, ok := r.of.skips[r.offset]; ok && !d.Rest {
 			r.offset, r.at = r.offset+d.Bytes, r.at+d.Records
 			continue
@@ -115,6 +115,9 @@ func (r *Reader) read(most int, end int64) (records []Record, err error) {
 			return nil, errTorn // it was whole when it was opened
 		}
 		r.offset, r.at = r.offset+int64(used), number
+		if used == 0 { // one record is longer, or the next stretch is damaged
+			size = min(2*size, end)
+		}
 	}
 	if n := len(records); n > 0 {
 		r.next = records[n-1].Number + 1

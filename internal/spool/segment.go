@@ -1,6 +1,8 @@
 package spool
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -46,9 +48,10 @@ type Damage struct {
 	File   string
 	Offset int64
 	Bytes  int64
-	// Record is the number of the first record concerned. Torn means that it is what a crash left half-written, behind everything that is whole: it was
-	// never accepted, and is cut off. Otherwise records that were accepted are lost: so many as Records says, or where Rest is set at least one, all up to
-	// the end of the file.
+	// Record is the number of the first record concerned. Torn means that it is the beginning of a record, or nothing but zeros, behind everything that is
+	// whole: a crash left that half-written, it was never accepted, and is cut off. Otherwise records that were accepted are lost: so many as Records says,
+	// or where Rest is set at least one, all up to the end of the file. (A power failure may leave the same of a write that was never answered: nobody
+	// can tell.)
 	Record  uint64
 	Records uint64
 	Torn    bool
@@ -101,8 +104,8 @@ func whole(content []byte, offset int, number uint64, visit func(number uint64, 
 }
 
 const (
-	// searchRecords is how many records in a row may be damaged and are passed over.
-	searchRecords = 8
+	// searchRecords is how many records in a row may be damaged and are passed over: 64 KiB of small ones.
+	searchRecords = 1024
 	// searchBytes bounds the search for a whole record: 0.1 s of checksums.
 	searchBytes = 256 << 20
 )
@@ -117,7 +120,8 @@ func afterDamage(b []byte, number uint64) (size int, records uint64, found bool)
 	budget := searchBytes
 	for at := 1; at < len(b) && budget > 0; at++ { // its length is wrong as well, or the next one is damaged too
 		length, ok := lengthOf(b[at:])
-		for records := uint64(1); ok && records <= searchRecords && budget > 0; records++ {
+		ok = ok && length > 0 // a stretch of zeros looks like empty records
+		for records := uint64(1); ok && records <= min(searchRecords, mostRecords(at)) && budget > 0; records++ {
 			budget -= recordHeader + length
 			if _, _, err := parseRecord(b[at:], number+records); err == nil {
 				return at, records, true
@@ -125,6 +129,32 @@ func afterDamage(b []byte, number uint64) (size int, records uint64, found bool)
 		}
 	}
 	return len(b), 0, false
+}
+
+// mostRecords is how many records there can be in that many bytes; one where not even one fits.
+func mostRecords(bytes int) uint64 { return uint64(max(1, bytes/recordHeader)) }
+
+// torn reports whether something that is not whole is what a crash leaves of a write: the beginning of a record, or room without content.
+func torn(rest []byte) bool {
+	if len(bytes.Trim(rest, "\x00")) == 0 || len(rest) < recordHeader {
+		return true
+	}
+	length := binary.LittleEndian.Uint32(rest)
+	return length <= MaxRecord && int(length) > len(rest)-recordHeader
+}
+
+// unused returns a number that no record has had, by what was found in a folder: what can't be read had numbers as well, and the server may know them.
+func unused(segments []*segment, damages []Damage) uint64 {
+	var number uint64
+	if n := len(segments); n > 0 {
+		number = segments[n-1].next()
+	}
+	for _, d := range damages {
+		if d.Rest {
+			number = max(number, d.Record+mostRecords(int(d.Bytes)))
+		}
+	}
+	return number
 }
 
 // openSegments reads all segments of a folder, the oldest first, and cuts off what a crash left half-written.
@@ -157,7 +187,8 @@ func openSegment(path string, last bool) (s *segment, damages []Damage, err erro
 	if !ok {
 		// A crash while it was made; or a damage, and then it is left for a person to look at.
 		torn := last && len(content) <= headerLength
-		damages = append(damages, Damage{File: path, Bytes: int64(len(content)), Torn: torn, Rest: !torn})
+		_, _ = fmt.Sscanf(filepath.Base(path), "%d"+segmentSuffix, &first) // 0 in a file that somebody else has put there
+		damages = append(damages, Damage{File: path, Bytes: int64(len(content)), Record: first, Torn: torn, Rest: !torn})
 		if torn {
 			return nil, damages, os.Remove(path)
 		}
@@ -173,7 +204,7 @@ func openSegment(path string, last bool) (s *segment, damages []Damage, err erro
 	if n := len(damages); n > 0 && damages[n-1].Rest {
 		rest := content[end:]
 		// An append is one write behind what was there: only the last segment can end in a part of one.
-		if damages[n-1].Torn = last; last {
+		if damages[n-1].Torn = last && torn(rest); damages[n-1].Torn {
 			damages[n-1].Rest = false
 		} else if err := writeSynced(path+".damaged", rest); err != nil {
 			return nil, damages, err

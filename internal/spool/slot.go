@@ -50,7 +50,7 @@ func takeSlot(dir, server string) (s *slot, others []string, err error) {
 
 func slotPath(dir string, n int) string { return filepath.Join(dir, fmt.Sprintf("spool-%d", n)) }
 
-// Adopt opens the first slot of the folder with records for the server that a dead process has left; nil where there is none. Whoever has drained it
+// Adopt opens the first slot of the folder with records for the server, or damages, that a dead process has left; nil where there is none. Whoever has drained it
 // closes it, and it is there for the next process.
 func Adopt(dir, server string, o Options) (*Log, error) {
 	for n := range maxSlots {
@@ -69,7 +69,7 @@ func Adopt(dir, server string, o Options) (*Log, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.Stats().Records > 0 {
+		if l.Stats().Records > 0 || len(l.Damages()) > 0 { // which nobody would be told of again
 			return l, nil
 		}
 		if err := l.Close(); err != nil {
