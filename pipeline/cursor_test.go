@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 
@@ -53,6 +54,39 @@ func TestF60CursorGoesOn(t *testing.T) {
 		wantHeard(t, heard, all[40:60]...)
 		oneByOne(t, b, events[60:])
 		wantHeard(t, heard, all[60:]...)
+	})
+}
+
+// A subscription that has ended passes nothing over that it has not heard.
+func TestF60CursorStandsStillAtTheEnd(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		events, all := numbered(0, 100)
+		oneByOne(t, b, events)
+		ctx, end := context.WithCancel(t.Context())
+		var last Cursor
+		id, err := b.Subscribe(ctx, Subscription{Patterns: []string{"booking.*"}, From: Oldest}, func(ctx context.Context, e Event) error {
+			if e.ID == all[2] {
+				last = CurrentCursor(ctx)
+				end()
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.mu.Lock()
+		s := b.subscriptions[id]
+		b.mu.Unlock()
+		<-ctx.Done()
+		if err := b.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want, _ := last.parse()
+		got, err := s.cursor(nil).parse()
+		if local := b.redis == nil; err != nil || !maps.Equal(got.spots(local), want.spots(local)) {
+			t.Errorf("cursor at the end: %+v, %v; want %+v", got, err, want)
+		}
 	})
 }
 

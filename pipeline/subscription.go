@@ -61,8 +61,9 @@ func (b *Bus) subscribe(ctx context.Context, config Subscription, fn func(contex
 func (s *subscription) begin() error {
 	named, all := namedStreams(s.config.Patterns)
 	streams := named
+	var listed time.Time
 	if all {
-		s.places.listed = time.Now()
+		listed = time.Now()
 		there, err := s.discovered()
 		if err != nil {
 			return err
@@ -82,6 +83,9 @@ func (s *subscription) begin() error {
 	}
 	if len(starts) == 0 && refused != nil {
 		return refused
+	}
+	if s.places.listed = listed; refused != nil {
+		s.places.listed = s.begun // a stream that is not followed yet may have events since then
 	}
 	if err := context.Cause(s.ctx); err != nil {
 		return err
@@ -251,9 +255,10 @@ func (s *subscription) discover() error {
 	}
 	s.bus.mu.Lock()
 	defer s.bus.mu.Unlock()
-	if !s.bus.closed {
-		s.follow(starts)
+	if s.bus.closed {
+		return err
 	}
+	s.follow(starts)
 	if err == nil {
 		s.placing.Lock()
 		s.places.listed = listed
@@ -308,7 +313,9 @@ func (s *subscription) listen(t *tail, at spot) (spot, bool) {
 			}
 			if fresh { // else it was heard while catching up
 				late.Reset(takeWithin)
-				s.hear(t.key, at, c.event)
+				if !s.hear(t.key, at, c.event) {
+					return at, false
+				}
 				late.Stop()
 			}
 		}
@@ -339,7 +346,9 @@ func (s *subscription) catchUp(t *tail, at spot, to redisstream.ID) (spot, bool)
 		trouble.over()
 		for _, entry := range page {
 			at.saw(entry.ID)
-			s.hear(t.key, at, s.bus.decode(t.key.stream, entry))
+			if !s.hear(t.key, at, s.bus.decode(t.key.stream, entry)) {
+				return at, false
+			}
 			s.reached(t.key, at)
 		}
 		if len(page) < count {
@@ -380,25 +389,29 @@ func (s *subscription) miss(g *Gap) {
 	}
 }
 
-// hear calls the function with an event that is wanted.
-func (s *subscription) hear(key tailKey, at spot, d decoded) {
+// hear calls the function with an event that is wanted; false when the subscription has ended, and it was not called.
+func (s *subscription) hear(key tailKey, at spot, d decoded) (ok bool) {
 	number, spooled := s.bus.spool.numberOf(&d)
 	if key.local && d.position != "" && !spooled && !s.config.LocalOnly {
-		return // a copy of what comes from Redis
+		return true // a copy of what comes from Redis
 	}
 	if !matchAny(s.config.Patterns, d.Type) {
-		return
+		return true
 	}
 	s.running.Lock()
 	defer s.running.Unlock()
-	if s.ctx.Err() != nil || spooled && !s.spooled.add(number) {
-		return
+	if s.ctx.Err() != nil {
+		return false
+	}
+	if spooled && !s.spooled.add(number) {
+		return true
 	}
 	r := &heard{Record: d.record(place{at.id, key.stream, key.local}), by: s, key: key, at: at}
 	r.Header, r.Data = maps.Clone(r.Header), bytes.Clone(r.Data) // each subscription has its own
 	if err := s.call(context.WithValue(withCause(s.ctx, &r.Event), recordKey{}, r), r.Event); err != nil && s.ctx.Err() == nil {
 		s.bus.logger.Warn("subscription did not handle an event", "subscription", s.id, "type", r.Type, "id", r.ID, "err", err)
 	}
+	return true
 }
 
 func (s *subscription) call(ctx context.Context, e Event) (err error) {

@@ -94,5 +94,5 @@ func (c *consumer) try(h *handed) bool {
 		return false
 	}
 	// The next one may be what the process dies of. The result of this one must be in the log by then, or it would be taken for that.
-	return c.window.await(c.reading, func() bool { _, held := c.window.held[h.ref]; return !held })
+	return c.window.awaitResult(c.reading, h)
 }

@@ -240,6 +240,12 @@ func (w *window) acked(refs ...redisstream.Ref) {
 	w.release(refs...)
 }
 
+// awaitResult waits until the result of a delivery that has ended is in the log; false when ctx ended first. The same entry may be held once more by
+// then, lost and taken over again: who waits for that one would wait for himself.
+func (w *window) awaitResult(ctx context.Context, h *handed) bool {
+	return w.await(ctx, func() bool { entry, held := w.held[h.ref]; return !held || entry.by != h })
+}
+
 // inFlight is how many deliveries are handed out and not settled.
 func (w *window) inFlight() int {
 	w.mu.Lock()

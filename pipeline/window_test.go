@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"testing"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -32,5 +33,30 @@ func TestWhatIsSettledWhileItIsListedIsNotRunAgain(t *testing.T) {
 	// A later listing that still has it says that the settlement was undone: the entry is pending again.
 	if _, fresh, _ := w.holdListed(func() ([]redisstream.Delivered, error) { return []redisstream.Delivered{settled}, nil }); len(fresh) != 1 {
 		t.Errorf("%d fresh entries, want the one that is pending again", len(fresh))
+	}
+}
+
+// Who waits for the result of a delivery does not wait for another one of the same entry, which may be behind him in the queue.
+func TestF14ResultOfALostDeliveryIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	var w window
+	w.init(2)
+	entry := redisstream.Delivered{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: 1}}}
+	h := &handed{Delivery: Delivery{ref: entry.Ref}}
+	w.hold([]redisstream.Delivered{entry})
+	if held, ok := w.hand(t.Context(), h); !held || !ok {
+		t.Fatal("it is not handed out")
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if w.awaitResult(ended, h) {
+		t.Error("the result is not in the log yet")
+	}
+	if by := w.takeAway(entry.Ref); by != h {
+		t.Fatalf("it was handed out to %v", by)
+	}
+	w.hold([]redisstream.Delivered{entry})
+	if !w.awaitResult(t.Context(), h) {
+		t.Error("it is waited for")
 	}
 }
