@@ -108,12 +108,15 @@ func (c *consumer) beatLoop() {
 // needs a moment to start.
 const freshFor = deadAfter - 500*time.Millisecond
 
+// freshEvery is how often a delivery that may not begin looks whether it may.
+const freshEvery = 100 * time.Millisecond
+
 // awaitFresh waits until this consumer is sure that it still has what it holds of a stream; false when ctx ends first. Whoever could not beat for so
 // long that peers may have taken over, since it stood still or was cut off, must not begin what they have begun.
 func (c *consumer) awaitFresh(ctx context.Context, of *membership) bool {
 	for time.Now().UnixNano() > of.fresh.Load() {
 		c.beatSoon()
-		if !sleep(ctx, 100*time.Millisecond) {
+		if !sleep(ctx, freshEvery) {
 			return false
 		}
 	}

@@ -34,9 +34,11 @@ type Bus struct {
 	link      *link     // to Redis; nil without
 	spool     *spooling // nil where there is none
 
-	confirmed *confirmed    // by Redis; nil without
-	rewind    chan struct{} // asks rewoundLoop to look
-	ending    chan struct{} // closed when it is to look for the last time
+	confirmed *confirmed      // by Redis; nil without
+	rewind    chan struct{}   // asks rewoundLoop to look
+	ending    chan struct{}   // closed when it is to look for the last time
+	mending   context.Context // ends when what is lost is not appended again any more
+	giveUp    context.CancelFunc
 	looked    chan struct{} // closed when it has ended
 	losses    losses
 
@@ -83,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.log = b.redis
 		b.confirmed, b.rewind = newConfirmed(cfg.RestoreEvents), make(chan struct{}, 1)
 		b.ending, b.looked = make(chan struct{}), make(chan struct{})
+		b.mending, b.giveUp = context.WithCancel(b.stopped)
 		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1)}
 		if cfg.SpoolDir != "" {
 			if b.spool, err = openSpool(b); err != nil {

@@ -179,8 +179,13 @@ func (c *consumer) handOut(h *handed) bool {
 	if !ok {
 		return false
 	}
-	if time.Now().UnixNano() > h.of.fresh.Load() {
-		if !c.awaitFresh(c.reading, h.of) {
+	for time.Now().UnixNano() > h.of.fresh.Load() {
+		if c.putAside(h) { // by now it is known that Redis is away
+			c.window.settled()
+			return true
+		}
+		c.beatSoon()
+		if !sleep(c.reading, freshEvery) {
 			c.window.settled()
 			return false
 		}

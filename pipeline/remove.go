@@ -1,6 +1,10 @@
 package pipeline
 
-import "context"
+import (
+	"context"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
 
 // RemoveStream destroys a stream and all that belongs to it: its events, its groups with what is pending, deferred or dead, and its
 // place among the streams. It asks nothing, and there is no way back. A stream that does not exist is no error; a key that holds
@@ -14,10 +18,14 @@ func (b *Bus) RemoveStream(ctx context.Context, stream string) error {
 		return invalidCall("stream", err.Error())
 	}
 	if b.redis != nil {
-		if err := b.redis.Remove(ctx, stream, b.instance); err != nil {
+		err := b.redis.Remove(ctx, stream, b.instance)
+		switch redisstream.Classify(err) {
+		case redisstream.None, redisstream.Away, redisstream.Silent, redisstream.Other: // it is carried out, or may be
+			b.confirmed.remove(stream)
+		}
+		if err != nil {
 			return b.redisError("remove stream", stream, err)
 		}
-		b.confirmed.remove(stream)
 	}
 	if b.local != nil {
 		b.local.Remove(stream)

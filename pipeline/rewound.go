@@ -117,10 +117,24 @@ func (b *Bus) suspectRewind() {
 	}
 }
 
-// lookForLosses has rewoundLoop look for the last time, and waits until what is lost is appended again, or the bus is stopped.
+// mendAtMost is how long the end of a bus waits for a Redis that does not take what is lost. With a spool it is kept there at once.
+const mendAtMost = 10 * time.Second
+
+// lookForLosses has rewoundLoop look for the last time, and waits until what is lost is appended again, or mendAtMost is over.
 func (b *Bus) lookForLosses() {
+	defer time.AfterFunc(mendAtMost, b.giveUp).Stop()
 	close(b.ending)
 	<-b.looked
+	b.giveUp()
+}
+
+func (b *Bus) isEnding() bool {
+	select {
+	case <-b.ending:
+		return true
+	default:
+		return false
+	}
 }
 
 // rewoundLoop finds out what Redis has forgotten: when it is back after it was away, when an append has told so, from time to time, and at the end.
@@ -139,12 +153,14 @@ func (b *Bus) rewoundLoop() {
 		case <-b.ending:
 			ending = true
 		}
-		if b.isAway() {
+		away := b.isAway()
+		if away && !ending {
 			continue // its return asks again
 		}
 		b.confirmed.tidy()
 		for _, stream := range b.confirmed.names() {
-			if !b.compareMarks(stream) {
+			away = away || !b.compareMarks(stream)
+			if away && !ending {
 				break
 			}
 			if f := b.confirmed.takeForgotten(stream); !f.isEmpty() {
@@ -160,7 +176,7 @@ func (b *Bus) compareMarks(stream string) bool {
 	if len(writers) == 0 {
 		return true
 	}
-	is, err := b.redis.LastAppends(b.stopped, stream, writers...)
+	is, err := b.redis.LastAppends(b.mending, stream, writers...)
 	if err != nil {
 		b.link.suspect()
 		return redisstream.Classify(err) != redisstream.Away
@@ -238,11 +254,11 @@ func reach(events []forgottenEvent) (from, to Position) {
 }
 
 // sift returns the events that are lost indeed. A mark can be gone alone: where the stream was removed, where keys are evicted, or where it was read from a
-// master that is none any more. It asks until it knows.
+// master that is none any more. It asks until it knows; where nobody may ask, or this process ends while Redis is away, it takes all for lost.
 func (b *Bus) sift(stream string, f forgotten) (lost []forgottenEvent, atLeast bool) {
 	all := f.events()
 	for backoff := backoffFirst; ; backoff = min(2*backoff, backoffMost) {
-		removed, err := b.redis.RemovedAt(b.stopped, stream)
+		removed, err := b.redis.RemovedAt(b.mending, stream)
 		if redisstream.Classify(err) == redisstream.Denied {
 			removed, err = 0, nil
 		}
@@ -252,9 +268,10 @@ func (b *Bus) sift(stream string, f forgotten) (lost []forgottenEvent, atLeast b
 			for i, e := range all {
 				places[i] = redisstream.Place{ID: e.at, UUID: e.message.UUID}
 			}
-			holds, err = b.redis.Holds(b.stopped, stream, places)
+			holds, err = b.redis.Holds(b.mending, stream, places)
 		}
-		if err != nil && sleep(b.stopped, jittered(backoff)) {
+		unknowable := redisstream.Classify(err) == redisstream.Denied || b.isEnding() && b.isAway()
+		if err != nil && !unknowable && sleep(b.mending, jittered(backoff)) {
 			continue
 		}
 		for i, e := range all {
@@ -273,7 +290,7 @@ func (b *Bus) restore(stream string, lost []forgottenEvent) (restored int) {
 	for backoff := backoffFirst; len(lost) > 0; backoff = min(2*backoff, backoffMost) {
 		accepted, left := b.restoreOnce(stream, lost)
 		restored += accepted
-		if lost = left; len(lost) > 0 && !sleep(b.stopped, jittered(backoff)) {
+		if lost = left; len(lost) > 0 && !sleep(b.mending, jittered(backoff)) {
 			b.logger.Error("events that redis had forgotten are not appended again: the bus is closed", "stream", stream, "events", len(lost), "first", lost[0].message.UUID)
 			break
 		}
@@ -299,8 +316,8 @@ func (b *Bus) restoreOnce(stream string, lost []forgottenEvent) (accepted int, l
 		}
 		waiting[i] = pending{call: c, index: i, stream: stream, message: m, once: seen, subject: d.Subject, spoolable: b.spool != nil}
 	}
-	b.queue(b.stopped, RedisOnly, waiting) // what this process remembers it remembers already
-	for i, o := range c.wait(b.stopped) {
+	b.queue(b.mending, RedisOnly, waiting) // what this process remembers it remembers already
+	for i, o := range c.wait(b.mending) {
 		switch {
 		case o.Durability == Stored || o.Durability == Spooled:
 			accepted++
@@ -325,10 +342,10 @@ func (b *Bus) announceLoss(lost Loss, events []forgottenEvent) {
 		about.IDs = append(about.IDs, e.message.UUID)
 	}
 	data, _ := json.Marshal(about) // strings and numbers always marshal
-	ctx, cancel := context.WithTimeout(b.stopped, settleTimeout)
+	ctx, cancel := context.WithTimeout(b.mending, settleTimeout)
 	defer cancel()
 	event := Event{Type: "system.stream.rewound", Subject: lost.Stream, Data: data}
-	if _, err := b.publishAs(ctx, PublishOptions{}, []Event{event}, true); err != nil && b.stopped.Err() == nil {
+	if _, err := b.publishAs(ctx, PublishOptions{}, []Event{event}, true); err != nil && b.mending.Err() == nil {
 		b.logger.Error("loss could not be published", "stream", lost.Stream, "events", lost.Events, "err", err)
 	}
 }

@@ -291,6 +291,53 @@ func TestF02CloseLooksForLosses(t *testing.T) {
 	}
 }
 
+// A loss that is known and not mended yet when Redis is away and the bus is closed is told, and goes into the spool.
+func TestF02CloseKeepsAKnownLoss(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	told := make(chan Loss, 1)
+	cfg := Config{Redis: server.Options(), SpoolDir: t.TempDir(), Hooks: Hooks{Lost: func(l Loss) { told <- l }}}
+	b := openBus(t, cfg)
+	events, want := numbered(0, 100)
+	publish(t, b, events...)
+	server.Stop(t)
+	awaitState(t, b, StateSpooling)
+	writers, should := b.confirmed.marks("booking")
+	b.confirmed.check("booking", writers, should, make([]uint64, len(writers))) // as the answer would have been before Redis went away
+	closeBus(t, b)
+	if l := within(t, "the loss", told); l.Events != 100 || l.AtLeast {
+		t.Errorf("told: %+v", l)
+	}
+	server.StartAgain(t)
+	b = openBus(t, cfg)
+	awaitState(t, b, StateDurable)
+	got := ids(published(t, b, Query{}))
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("Redis has %v", got)
+	}
+}
+
+// Without a spool it is told, and the end of the bus does not wait for a Redis that does not come.
+func TestF02CloseTellsAKnownLoss(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	told := make(chan Loss, 1)
+	b := openBus(t, Config{Redis: server.Options(), Hooks: Hooks{Lost: func(l Loss) { told <- l }}})
+	events, _ := numbered(0, 100)
+	publish(t, b, events...)
+	server.Stop(t)
+	awaitState(t, b, StateUnavailable)
+	writers, should := b.confirmed.marks("booking")
+	b.confirmed.check("booking", writers, should, make([]uint64, len(writers)))
+	if err := b.Close(context.Background()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if l := within(t, "the loss", told); l.Events != 100 || l.Restored != 0 {
+		t.Errorf("told: %+v", l)
+	}
+}
+
 func TestNoRestore(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
