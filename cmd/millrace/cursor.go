@@ -33,7 +33,11 @@ func readCursor(file string) (pipeline.Cursor, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	return pipeline.Cursor(strings.TrimSpace(string(text))), err
+	cursor := pipeline.Cursor(strings.TrimSpace(string(text)))
+	if err == nil && cursor == "" {
+		err = fmt.Errorf("%s is empty: it holds no cursor; delete it to begin anew", file)
+	}
+	return cursor, err
 }
 
 // after deals with an event, and is behind it then. It is called by the function of the subscription, with its ctx.
@@ -85,7 +89,7 @@ func (k *keptCursor) write() error {
 		return fmt.Errorf("keep the cursor: %w", err)
 	}
 	_, err = f.WriteString(string(k.last) + "\n")
-	if err = errors.Join(err, f.Close()); err == nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), k.file)
 	}
 	if err != nil {
