@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -59,16 +58,18 @@ func (w *peerWatch) dead(b redisstream.Beat, now time.Time) []redisstream.Peer {
 	return dead
 }
 
-// beatSoon asks for a beat now: something was deferred, and the beat tells when it is due.
-func (c *consumer) beatSoon() {
+// beatSoon asks for a beat now: something was deferred, and the beat tells when it is due; or it has
+// to be known whether deliveries may begin.
+func (m *membership) beatSoon() {
 	select {
-	case c.kick <- struct{}{}:
+	case m.kick <- struct{}{}:
 	default: // one is asked for already
 	}
 }
 
-// beatLoop beats every 2 s, and when a deferred delivery is due.
-func (c *consumer) beatLoop() {
+// beatLoop beats at one stream every 2 s, and when a deferred delivery is due there. It waits for
+// nothing but the server's answer: whoever does not beat is taken over from.
+func (c *consumer) beatLoop(m *membership) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -76,87 +77,40 @@ func (c *consumer) beatLoop() {
 		case <-c.tended.Done():
 			return
 		case <-timer.C:
-		case <-c.kick:
+		case <-m.kick:
 		}
-		c.releaseSubjects()
-		about := c.about()
-		var mu sync.Mutex // guards what follows
-		wait := beatEvery
-		var found []finding
-		c.eachStream(func(stream string) {
-			due, of := c.beat(stream, about)
-			mu.Lock()
-			defer mu.Unlock()
-			if due >= 0 {
+		started, wait := time.Now(), beatEvery
+		if c.isJoined(m) {
+			if due := c.beat(m); due >= 0 {
 				wait = min(wait, max(due, time.Millisecond))
 			}
-			if len(of.dead) > 0 || of.waiting {
-				found = append(found, of)
-			}
-		})
-		if len(found) > 0 {
-			select {
-			case c.found <- found:
-			default: // takeOverLoop is at it; the next beat finds what is left
-			}
+			c.holdings.releaseSubjects(time.Now())
 		}
-		timer.Reset(wait)
+		timer.Reset(max(time.Millisecond, wait-time.Since(started)))
 	}
 }
 
-// freshFor is how long after a beat was sent deliveries of its stream may begin: peers take over after deadAfter at the earliest, and a handler
-// needs a moment to start.
+// freshFor is how long after a beat was sent deliveries of its stream may begin: peers take over after
+// deadAfter at the earliest, and a handler needs a moment to start. Whoever could not beat for so long,
+// since it stood still or was cut off, must not begin what peers may have begun.
 const freshFor = deadAfter - 500*time.Millisecond
 
-// freshEvery is how often a delivery that may not begin looks whether it may.
-const freshEvery = 100 * time.Millisecond
-
-// awaitFresh waits until this consumer is sure that it still has what it holds of a stream; false when ctx ends first. Whoever could not beat for so
-// long that peers may have taken over, since it stood still or was cut off, must not begin what they have begun.
-func (c *consumer) awaitFresh(ctx context.Context, of *membership) bool {
-	for time.Now().UnixNano() > of.fresh.Load() {
-		c.beatSoon()
-		if !sleep(ctx, freshEvery) {
-			return false
-		}
-	}
-	return true
-}
-
-// freshen notes a beat that was answered. Where the last one is too long ago, what is held is looked at first.
-func (c *consumer) freshen(stream string, of *membership, sent time.Time) {
-	if before := of.fresh.Load(); before != 0 && sent.UnixNano() > before {
-		held := c.window.heldLong(time.Now())[stream]
-		gone, err := c.bus.log.Renew(c.tended, c.self, stream, held)
+// freshen notes a beat that was answered. Where the last one is too long ago, what is held is looked at
+// first; then what waited for the beat goes on.
+func (c *consumer) freshen(m *membership, sent time.Time) {
+	if before := m.fresh.Load(); before != 0 && sent.UnixNano() > before {
+		held := c.holdings.heldLong(time.Now())[m.stream]
+		gone, err := c.bus.log.Renew(c.tended, c.self, m.stream, held)
 		for _, ref := range gone {
 			c.loseLease(ref)
 		}
 		if err != nil {
-			return // the next beat tries again
+			m.beatSoon()
+			return
 		}
 	}
-	of.fresh.Store(sent.Add(freshFor).UnixNano())
-	c.mu.Lock()
-	aside := of.aside
-	of.aside = nil
-	c.mu.Unlock()
-	c.unpark(aside)
-}
-
-// putAside keeps a delivery that may not begin while Redis is away from holding up those that come from the spool. What comes from its stream then stays
-// behind it. The next beat hands it out.
-func (c *consumer) putAside(h *handed) bool {
-	if !c.fallsBack() || h.ref.Spool || time.Now().UnixNano() <= h.of.fresh.Load() {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(h.of.aside) == 0 && c.bus.State() != StateSpooling {
-		return false
-	}
-	h.of.aside = append(h.of.aside, h)
-	c.window.park(1)
-	return true
+	m.fresh.Store(sent.Add(freshFor).UnixNano())
+	c.holdings.freshen(m)
 }
 
 // Member is what a consumer says of itself, beside its beat.
@@ -173,40 +127,71 @@ type Member struct {
 
 func (c *consumer) about() string {
 	m := Member{
-		Host: hostname(), PID: os.Getpid(), Version: c.bus.cfg.Version, Since: c.begun.UTC(), InFlight: c.window.inFlight(),
-		Handled: c.handled.Load(), Failed: c.failed.Load(), Patterns: c.cfg.Patterns,
+		Host: hostname(), PID: os.Getpid(), Version: c.bus.cfg.Version, Since: c.begun.UTC(),
+		InFlight: c.holdings.inFlight(), Handled: c.handled.Load(), Failed: c.failed.Load(),
+		Patterns: c.cfg.Patterns,
 	}
 	text, _ := json.Marshal(m) // strings and numbers always marshal
 	return string(text)
 }
 
-// beat says to one group that this consumer lives, and returns when the next deferred delivery is due (negative: none is) and what there
-// is to take. It waits for nothing but the server: whoever does not beat is taken over from.
-func (c *consumer) beat(stream, about string) (due time.Duration, found finding) {
-	of := c.membership(stream)
+// beat says to the group of one stream that this consumer lives, takes what there is to take, and
+// returns when the next deferred delivery is due (negative: none is).
+func (c *consumer) beat(m *membership) (due time.Duration) {
 	ctx, cancel := context.WithTimeout(c.tended, settleTimeout)
 	defer cancel()
 	started := time.Now()
-	b, err := c.bus.log.Beat(ctx, c.self, stream, about)
+	b, err := c.bus.log.Beat(ctx, c.self, m.stream, c.about())
 	if err != nil || time.Since(started) > beatTimeout {
-		of.watch.disturbed()
+		m.watch.disturbed()
 	}
+	c.noteBeat(m, err)
 	if err != nil {
-		return -1, finding{}
+		return -1
 	}
-	c.freshen(stream, of, started)
-	c.setPatterns(stream, b.Patterns)
-	c.seePause(stream, b.Paused, false)
+	c.freshen(m, started)
+	c.setPatterns(m, b.Patterns)
+	c.heardPause(m, b.Paused, started)
 	if c.reading.Err() != nil {
-		return b.NextDue, finding{} // a consumer that stops takes nothing over
+		return b.NextDue // a consumer that stops takes nothing over
 	}
-	of.breaker.tick(time.Now())
-	c.inherit(stream, b.Peers)
-	c.tryParked(stream)
-	if missing(c.patterns(stream), b.Patterns.Set) {
-		c.rejoin(stream) // the server has forgotten what the group takes
+	m.breaker.tick(time.Now())
+	dead := m.watch.dead(b, time.Now())
+	c.inherit(m, b.Peers, dead)
+	c.tryParked(m)
+	if missing(c.patterns(m.stream), b.Patterns.Set) {
+		c.rejoin(m.stream) // the server has forgotten what the group takes
 	}
-	return b.NextDue, finding{stream, of.watch.dead(b, time.Now()), b.Waiting > 0}
+	if (len(dead) > 0 || b.Waiting > 0) && m.taking.CompareAndSwap(false, true) {
+		c.loops.start("take over", func() {
+			defer m.taking.Store(false)
+			c.takeOver(m, dead, b.Waiting > 0)
+		})
+	}
+	return b.NextDue
+}
+
+// noteBeat keeps what became of the last beat, for health, and says it where that is news: that Redis
+// is away others say, and for the whole process.
+func (c *consumer) noteBeat(m *membership, err error) {
+	c.mu.Lock()
+	before := m.trouble
+	m.trouble = err
+	if err == nil {
+		m.beaten = time.Now()
+	}
+	c.mu.Unlock()
+	if c.tended.Err() != nil {
+		return
+	}
+	class, known := redisstream.Classify(err), redisstream.Classify(before)
+	switch {
+	case err != nil && class != known && class != redisstream.Away && class != redisstream.Lost:
+		c.logger.Error("consumer can't say that it lives: nothing of the stream begins until it can", "stream", m.stream,
+			"err", c.bus.redisError("beat in group "+c.cfg.Group+" of", m.stream, err))
+	case err == nil && before != nil && known != redisstream.Away && known != redisstream.Lost:
+		c.logger.Info("consumer can say again that it lives", "stream", m.stream)
+	}
 }
 
 // missing reports whether some pattern is not in the set.

@@ -210,11 +210,11 @@ func TestF64FullWindowIsNoUnlimitedRead(t *testing.T) {
 		defer b.mu.Unlock()
 		waiting := 0
 		for c := range b.consumers {
-			c.window.mu.Lock()
-			if c.window.changed != nil {
+			c.holdings.mu.Lock()
+			if c.holdings.changed != nil {
 				waiting++
 			}
-			c.window.mu.Unlock()
+			c.holdings.mu.Unlock()
 		}
 		return waiting == 1 // for room
 	})
@@ -256,7 +256,7 @@ func TestF04IdleConsumerNoticesADeadLink(t *testing.T) {
 	b, proxy := behind(t, redistest.Namespace(t))
 	handled := newTally()
 	consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, handled.ack)
-	awaitFact(t, "its place in the group", func() bool { return len(onlyConsumer(t, b).memberships()) == 1 })
+	awaitFact(t, "its place in the group", func() bool { return len(onlyConsumer(t, b).joined()) == 1 })
 	proxy.Freeze()
 	begun := time.Now()
 	awaitFact(t, "the outage", func() bool { return b.State() == StateUnavailable })

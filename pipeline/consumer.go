@@ -16,19 +16,19 @@ import (
 
 // A consumer is one running instance in a group. Its goroutines:
 //
-//	readLoop     reads what is new into the intake, as much as the window has room for (one per 32 streams)
+//	readLoop     reads what is new, as much as there is room for (one per 32 streams)
 //	twinLoop     keeps a second read under way where round trips are long
-//	deliverLoop  takes the intake in order, decides what is handled here, and hands deliveries out
+//	deliverLoop  decides what is handled here, and hands deliveries out
 //	settleLoop   acknowledges what was handled, as many IDs in one command as there are
-//	beatLoop     says that this consumer lives, moves what is due, finds out who is dead
-//	takeOverLoop takes over from the dead, and fetches what waits for a handler that is here
-//	suspectLoop  lets those run that may be what their last consumer died of (two of them)
+//	beatLoop     says that this consumer lives, moves what is due, finds out who is dead (one per stream)
+//	takeOver     takes from the dead, and what waits for a handler that is here (while there is any)
+//	raise        raises the counts of suspects before they run (while there are any)
 //	leaseLoop    finds out what was taken away, and takes from consumers of other software
 //	fallbackLoop handles what is in the spool while Redis is away, with Fallback Local
 //	discoverLoop finds streams that are made later, where a pattern follows all of them
 //
-// What the consumer holds (delivered by the log and not settled there yet) is known by Ref, so that an entry that comes
-// twice, by a take-over or from its own pending list, is never handled twice at once.
+// What the consumer holds (delivered by the log and not settled there yet) is known by Ref, so that an
+// entry that comes twice, by a take-over or from its own pending list, is never handled twice at once.
 type consumer struct {
 	bus    *Bus
 	cfg    GroupConfig
@@ -45,48 +45,22 @@ type consumer struct {
 	handling    context.Context // ends when the work that is left is abandoned
 	abandon     context.CancelCauseFunc
 	loops       loops // all but those that outlast the drain
-	tending     loops // settleLoop, beatLoop and leaseLoop
+	tending     loops // settleLoop, leaseLoop and each beatLoop
 	tended      context.Context
 	stopTending context.CancelFunc
 	closeOnce   sync.Once
 	closed      chan struct{}
 
-	intake chan []redisstream.Delivered
-	window window
-	acks   settlements
-	kick   chan struct{} // asks beatLoop for a beat now
-	turns  chan struct{} // says that ready is not empty
-	found  chan []finding
-	done   doneEvents
+	holdings holdings
+	acks     settlements
+	done     doneEvents
 
-	// takingOver is held while something is taken over: reconcile would find it pending here, and not know where it came from.
-	takingOver sync.Mutex
-
-	suspects, dangerous suspects     // see suspectLoop
-	handled, failed     atomic.Int64 // deliveries, since the consumer began
+	handled, failed atomic.Int64 // deliveries, since the consumer began
 
 	mu            sync.Mutex // guards what follows
 	streams       map[string]*membership
 	readers       []*reader
-	subjects      map[string]*subject // with Policy.PerSubject
-	ready         []*handed           // those whose turn has come, for deliverLoop
-	stuckHandlers map[*handed]stuckHandler
-}
-
-// membership is the consumer's place in the group of one stream.
-type membership struct {
-	joined   bool
-	before   bool                 // it was joined at some time
-	denied   time.Time            // when the server refused for good to let it join; zero: it did not
-	patterns redisstream.Patterns // what the group takes, as last heard
-	watch    peerWatch            // used by beatLoop only
-	breaker  breaker
-	fresh    atomic.Int64   // until when deliveries may begin, in Unix nanoseconds; see awaitFresh
-	isPaused atomic.Bool    // paused is not nil: asked without the lock
-	paused   *paused        // nil: it is not
-	aside    []*handed      // deliveries that wait for the next beat, so that those from the spool need not
-	pausing  bool           // this consumer has decided about a pause, and it is not written yet
-	highest  redisstream.ID // of the entries that were read first
+	stuckHandlers map[*holding]stuckHandler
 }
 
 const (
@@ -112,9 +86,6 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 		return nil, err
 	}
 	c.loops.start("deliver", c.deliverLoop)
-	c.loops.start("take over", c.takeOverLoop)
-	c.loops.start("suspects", func() { c.suspectLoop(&c.suspects) })
-	c.loops.start("dangerous", func() { c.suspectLoop(&c.dangerous) })
 	if c.fallsBack() {
 		c.loops.start("fallback", c.fallbackLoop)
 	}
@@ -122,7 +93,6 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 		c.loops.start("discover", c.discoverLoop)
 	}
 	c.tending.start("settle", c.settleLoop)
-	c.tending.start("beat", c.beatLoop)
 	c.tending.start("lease", c.leaseLoop)
 	context.AfterFunc(c.reading, func() { c.close() })
 	return c, nil
@@ -132,7 +102,7 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 func initializeGroup(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (int, error) {
 	c := prepareConsumer(ctx, b, cfg, topic)
 	err := c.addFirstStreams(ctx, func(string) {})
-	joined := len(c.memberships())
+	joined := len(c.joined())
 	c.undo(context.Canceled)
 	return joined, err
 }
@@ -142,16 +112,11 @@ func prepareConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string)
 	cfg = cfg.withDefaults()
 	c := &consumer{
 		bus: b, cfg: cfg, topic: topic, values: context.WithoutCancel(ctx), begun: time.Now(),
-		self:     redisstream.Consumer{Group: cfg.Group, Name: b.instance + "-" + newID()[24:]},
-		closed:   make(chan struct{}),
-		intake:   make(chan []redisstream.Delivered),
-		kick:     make(chan struct{}, 1),
-		turns:    make(chan struct{}, 1),
-		found:    make(chan []finding, 1),
-		streams:  map[string]*membership{},
-		subjects: map[string]*subject{},
+		self:    redisstream.Consumer{Group: cfg.Group, Name: b.instance + "-" + newID()[24:]},
+		closed:  make(chan struct{}),
+		streams: map[string]*membership{},
 
-		stuckHandlers: map[*handed]stuckHandler{},
+		stuckHandlers: map[*holding]stuckHandler{},
 	}
 	c.twins = b.redis != nil && cfg.InFlight > 1 && !cfg.Policy.PerSubject
 	c.logger = b.logger.With("group", cfg.Group, "consumer", c.self.Name)
@@ -161,10 +126,8 @@ func prepareConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string)
 		buffer = min(outBuffer, cfg.InFlight)
 	}
 	c.out = make(chan *message.Message, buffer)
-	c.window.init(cfg.InFlight)
+	c.holdings.init(cfg.InFlight, cfg.Policy.PerSubject)
 	c.acks.init()
-	c.suspects.init()
-	c.dangerous.init()
 	c.reading, c.stopReading = context.WithCancel(ctx)
 	c.handling, c.abandon = context.WithCancelCause(c.values)
 	c.tended, c.stopTending = context.WithCancel(context.Background())
@@ -197,6 +160,7 @@ func (c *consumer) undo(err error) {
 	c.stopTending()
 	c.abandon(err)
 	c.loops.wait() // readers
+	c.tending.wait()
 	c.leave()
 }
 
@@ -245,60 +209,6 @@ func (c *consumer) patterns(stream string) []string {
 // handles reports whether this consumer has a handler for the type.
 func (c *consumer) handles(eventType string) bool {
 	return len(c.cfg.Patterns) == 0 || matchAny(c.cfg.Patterns, eventType)
-}
-
-// addStream joins the group of a stream and has it read. Where it can't be joined now, its reader tries again.
-func (c *consumer) addStream(ctx context.Context, stream string, fromEnd bool, read func(stream string)) error {
-	c.mu.Lock()
-	if c.streams[stream] == nil {
-		c.streams[stream] = &membership{}
-	}
-	c.mu.Unlock()
-	err := c.join(ctx, stream, fromEnd)
-	read(stream)
-	return err
-}
-
-func cmpErr(first, err error) error {
-	if first != nil {
-		return first
-	}
-	return err
-}
-
-// join takes the consumer's place in the group of one stream. One that is refused for good is said once, and left alone for a while.
-func (c *consumer) join(ctx context.Context, stream string, fromEnd bool) error {
-	j := redisstream.Join{Stream: stream, Patterns: c.patterns(stream), From: c.begin(), FromEnd: fromEnd}
-	asked := time.Now()
-	joined, err := c.bus.log.Join(ctx, c.self, j)
-	err = c.bus.redisError("join group "+c.cfg.Group+" of", stream, err)
-	c.mu.Lock()
-	m := c.streams[stream]
-	if err == nil && m.fresh.Load() == 0 {
-		m.fresh.Store(asked.Add(freshFor).UnixNano()) // joining is the first beat
-	}
-	known, lost := !m.denied.IsZero(), false
-	switch {
-	case err == nil:
-		lost = joined.Made && m.before
-		m.joined, m.before, m.patterns, m.denied = true, true, joined.Patterns, time.Time{}
-	case errors.Is(err, ErrDenied):
-		m.denied = time.Now()
-	}
-	c.mu.Unlock()
-	if errors.Is(err, ErrDenied) && !known {
-		c.logger.Error("group of a stream can't be joined; tried again from time to time", "stream", stream, "err", err)
-	}
-	if err == nil {
-		c.seePause(stream, joined.Paused, false)
-	}
-	if lost {
-		c.logger.Error("group of a stream was lost and is made again; what it had not settled comes again", "stream", stream, "from", joined.From.String())
-	}
-	if err == nil && known {
-		c.logger.Info("group of a stream is joined at last", "stream", stream)
-	}
-	return err
 }
 
 // nowMargin is how much older than the consumer an event may be that a group from Now gets, where it could not join at once: positions
@@ -354,19 +264,6 @@ func (c *consumer) discoverLoop() {
 	}
 }
 
-// take gives entries that the consumer holds now to deliverLoop; false when the consumer stops, and gives them back by leaving.
-func (c *consumer) take(fresh []redisstream.Delivered) bool {
-	if len(fresh) == 0 {
-		return c.reading.Err() == nil
-	}
-	select {
-	case c.intake <- fresh:
-		return true
-	case <-c.reading.Done():
-		return false
-	}
-}
-
 // close stops the consumer and waits until it has stopped.
 //
 // The order: reading stops first, so that nothing new comes in. Handlers that run go on, with a ctx that lives, until the drain deadline;
@@ -378,7 +275,7 @@ func (c *consumer) close() {
 		c.stopReading()
 		deadline := time.AfterFunc(c.cfg.Policy.DrainTimeout, func() { c.abandon(ErrDrainDeadline) })
 		c.loops.wait() // deliverLoop has closed the channel of messages: nothing is handed out any more
-		if left := c.window.drain(c.handling); left > 0 {
+		if left := c.holdings.drain(c.handling); left > 0 {
 			c.logger.Warn("drain deadline has passed, deliveries are handed back", "deliveries", left)
 		}
 		deadline.Stop()
@@ -408,64 +305,29 @@ func (c *consumer) isClosed() bool {
 func (c *consumer) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), finishTimeout)
 	defer cancel()
-	c.eachStream(func(stream string) {
-		err := c.bus.log.Leave(ctx, c.self, stream)
-		if err == nil || ctx.Err() != nil || redisstream.Classify(err) == redisstream.Lost || errors.Is(err, errMemoryClosed) {
+	c.eachStream(func(m *membership) {
+		err := c.bus.log.Leave(ctx, c.self, m.stream)
+		class := redisstream.Classify(err)
+		if err == nil || ctx.Err() != nil || class == redisstream.Lost || errors.Is(err, errMemoryClosed) {
 			return
 		}
-		if redisstream.Classify(err) == redisstream.Away {
+		if class == redisstream.Away {
 			cancel() // for the other streams as well
 		}
-		c.logger.Warn("consumer could not say that it leaves", "stream", stream, "err", err)
+		c.logger.Warn("consumer could not say that it leaves", "stream", m.stream, "err", err)
 	})
 }
 
-// eachStream calls the function for each stream that is joined, a few at the same time: one round trip after the other would take too
-// long where there are many streams.
-func (c *consumer) eachStream(f func(stream string)) {
+// eachStream calls the function for each stream that is joined, a few at the same time: one round trip
+// after the other would take too long where there are many streams.
+func (c *consumer) eachStream(f func(*membership)) {
 	var calls sync.WaitGroup
 	room := make(chan struct{}, 16)
-	for stream := range c.memberships() {
+	for _, m := range c.joined() {
 		room <- struct{}{}
-		calls.Go(func() { f(stream); <-room })
+		calls.Go(func() { f(m); <-room })
 	}
 	calls.Wait()
-}
-
-// memberships returns the streams that this consumer has joined, and what their groups take.
-func (c *consumer) memberships() map[string]redisstream.Patterns {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	joined := map[string]redisstream.Patterns{}
-	for stream, m := range c.streams {
-		if m.joined {
-			joined[stream] = m.patterns
-		}
-	}
-	return joined
-}
-
-func (c *consumer) membership(stream string) *membership {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.streams[stream]
-}
-
-func (c *consumer) setPatterns(stream string, p redisstream.Patterns) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if m := c.streams[stream]; m != nil {
-		m.patterns = p // also an older version: a server that lost its state begins anew
-	}
-}
-
-func (c *consumer) groupPatterns(stream string) redisstream.Patterns {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if m := c.streams[stream]; m != nil {
-		return m.patterns
-	}
-	return redisstream.Patterns{}
 }
 
 // String names the consumer in errors.

@@ -12,23 +12,35 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// deliverLoop takes what was read in its order. It is the only one that sends on the channel of messages, and closes it.
+// deliverLoop looks at what was read, in its order, and hands out what has its turn. It is the only one
+// that sends on the channel of messages, and closes it. It waits for nothing but work: what may not
+// begin now waits in the holdings.
 func (c *consumer) deliverLoop() {
 	defer c.closeOut()
 	for {
 		select {
 		case <-c.reading.Done():
 			return
-		case read := <-c.intake:
-			if !c.sort(read) {
-				return
+		case <-c.holdings.ready:
+		}
+		for {
+			out, raise := c.holdings.next(time.Now())
+			if len(raise) > 0 {
+				c.raise(raise)
 			}
-		case <-c.turns:
-			for _, h := range c.takeReady() {
+			for i, h := range out {
 				if !c.handOut(h) {
+					for _, h := range out[i+1:] {
+						h.takeBack()
+					}
 					return
 				}
 			}
+			read := c.holdings.nextArrival()
+			if read == nil {
+				break
+			}
+			c.route(read)
 		}
 	}
 }
@@ -38,7 +50,7 @@ func (c *consumer) closeOut() {
 	for {
 		select {
 		case m := <-c.out:
-			CurrentDelivery(m.Context()).handed.takeBack()
+			CurrentDelivery(m.Context()).holding.takeBack()
 		default:
 			close(c.out)
 			return
@@ -46,66 +58,71 @@ func (c *consumer) closeOut() {
 	}
 }
 
-// sort hands out what is handled here, leaves what a peer must handle to it, and acknowledges what the group does not take. It
-// reports whether the consumer goes on.
-func (c *consumer) sort(read []redisstream.Delivered) bool {
-	var others map[string]*notHandled // by stream
+// route lets what is handled here wait for its turn, leaves what a peer must handle to it, and
+// acknowledges what the group does not take.
+func (c *consumer) route(read []*holding) {
+	var others map[*membership]*notHandled
 	positions := positionsOf(read)
 	var of *membership // of the stream that the entries are from
-	var done []bool    // which of them were handled here; nil: not asked for
-	for i := range read {
-		d := &read[i]
-		if d.Spool {
+	var done []bool    // which of those from doneFrom on were handled here; nil: not asked for
+	doneFrom := 0
+	mine := make([]*holding, 0, len(read))
+	for i, h := range read {
+		if h.ref.Spool {
 			of = spoolMembership()
-		} else if i == 0 || d.Stream != read[i-1].Stream {
-			of = c.membership(d.Stream)
+		} else if of == nil || of.stream != h.Stream {
+			of = c.membership(h.Stream)
 		}
-		if d.Gone {
-			c.gone(*d)
+		h.of = of
+		if h.gone {
+			c.gone(h)
 			continue
 		}
-		event := c.bus.decode(d.Stream, d.Entry)
-		if !d.Lane && event.handledBy(c.cfg.Group) {
-			c.report(settlement{ref: d.Ref}) // while Redis was away
+		event := c.bus.decode(h.Stream, h.entry)
+		if !h.ref.Lane && event.handledBy(c.cfg.Group) {
+			c.report(settlement{h: h}) // while Redis was away
 			continue
 		}
-		if event.origin == OriginRestored && !d.Lane {
+		if event.origin == OriginRestored && !h.ref.Lane {
 			if done == nil {
-				done = c.doneOf(read)
+				done, doneFrom = c.doneOf(read[i:]), i
 			}
-			if done[i] { // before Redis had forgotten it
-				c.report(settlement{ref: d.Ref})
+			if done[i-doneFrom] { // before Redis had forgotten it
+				c.report(settlement{h: h})
 				continue
 			}
 		}
-		if c.handles(event.Type) {
-			if !d.Spool {
-				setDefault(&event.position, positions[i])
+		if !c.handles(event.Type) {
+			if others == nil {
+				others = map[*membership]*notHandled{}
 			}
-			if !c.deliver(d, of, &event) {
-				return false
+			if others[of] == nil {
+				others[of] = &notHandled{of: of}
 			}
+			others[of].add(h, event)
 			continue
 		}
-		if others == nil {
-			others = map[string]*notHandled{}
+		if !h.ref.Spool {
+			setDefault(&event.position, positions[i])
 		}
-		if others[d.Stream] == nil {
-			others[d.Stream] = &notHandled{stream: d.Stream}
+		h.describe(&event)
+		if !c.giveUp(h) {
+			mine = append(mine, h)
 		}
-		others[d.Stream].add(*d, event)
+	}
+	for _, off := range c.holdings.enqueue(mine, time.Now()) {
+		c.report(settlement{h: off.h, retry: c.retryOf(&off.h.Delivery, off.h.Attempt, off.delay)})
 	}
 	for _, o := range others {
 		c.loops.start("pass on", func() { c.passOn(o) })
 	}
-	return true
 }
 
 // positionsOf returns the positions of entries, as parts of one string.
-func positionsOf(read []redisstream.Delivered) []Position {
+func positionsOf(read []*holding) []Position {
 	ids := make([]redisstream.ID, len(read))
-	for i := range read {
-		ids[i] = read[i].ID
+	for i, h := range read {
+		ids[i] = h.ref.ID
 	}
 	positions := make([]Position, len(read))
 	for i, text := range redisstream.Strings(ids) {
@@ -114,90 +131,45 @@ func positionsOf(read []redisstream.Delivered) []Position {
 	return positions
 }
 
-// gone settles an entry that was trimmed or deleted before this group could handle it. That is a loss: it is said and counted. One that was
-// taken over has been settled by that.
-func (c *consumer) gone(d redisstream.Delivered) {
-	c.logger.Error("event was lost: its entry is gone from the stream before the group handled it", "stream", d.Stream, "position", d.ID.String(), "lane", d.Lane)
-	if d.Claimed {
-		c.window.release(d.Ref)
+// gone settles an entry that was trimmed or deleted before this group could handle it. That is a loss:
+// it is said and counted. One that was taken over has been settled by that.
+func (c *consumer) gone(h *holding) {
+	c.logger.Error("event was lost: its entry is gone from the stream before the group handled it",
+		"stream", h.Stream, "position", h.ref.ID.String(), "lane", h.ref.Lane)
+	if h.Claimed {
+		c.holdings.settled(h)
 		return
 	}
 	c.loops.start("lose", func() {
-		for backoff := backoffFirst; c.bus.log.Lose(c.reading, c.self, d.Ref) != nil; backoff = min(2*backoff, backoffMost) {
+		for backoff := backoffFirst; c.bus.log.Lose(c.reading, c.self, h.ref) != nil; backoff = min(2*backoff, backoffMost) {
 			if !sleep(c.reading, backoff) {
 				return
 			}
 		}
-		c.window.release(d.Ref)
+		c.holdings.settled(h)
 	})
 }
 
-// deliver hands an event out, or behind others of its subject; false when the consumer stops.
-func (c *consumer) deliver(read *redisstream.Delivered, of *membership, event *decoded) bool {
-	crashes := event.crashes + max(0, read.Count-1)
-	h := &handed{consumer: c, of: of, Delivery: Delivery{
-		Event: event.Event, Stream: read.Stream, Position: event.position, Group: c.cfg.Group, Consumer: c.self.Name,
-		Attempt: event.attempt + max(0, read.Count-1), Crashes: crashes, First: event.first, Origin: event.origin, Claimed: read.Claimed,
-		Hop: event.hop, Previous: event.previous, ref: read.Ref, others: event.others,
-	}}
-	h.handed = h
-	if read.Count > 0 || crashes > 0 {
-		h.suspect, h.done = true, make(chan struct{})
+// describe makes a delivery of the holding, with what its entry says.
+func (h *holding) describe(event *decoded) {
+	again := max(0, h.delivered-1)
+	crashes := event.crashes + again
+	h.Delivery = Delivery{
+		Event: event.Event, Stream: h.Stream, Position: event.position, Group: h.consumer.cfg.Group,
+		Consumer: h.consumer.self.Name, Attempt: event.attempt + again, Crashes: crashes,
+		First: event.first, Origin: event.origin, Claimed: h.Claimed, Hop: event.hop,
+		Previous: event.previous, ref: h.ref, others: event.others, holding: h,
 	}
-	if c.cfg.Policy.PerSubject && !c.first(h) {
-		return true
-	}
-	return c.handOut(h)
+	h.entry = redisstream.Entry{}
+	h.suspect = h.delivered > 0 || crashes > 0
+	h.delivered = max(1, h.delivered)
 }
 
-// makeReady has deliverLoop hand the deliveries out.
-func (c *consumer) makeReady(hs ...*handed) {
-	c.mu.Lock()
-	c.ready = append(c.ready, hs...)
-	c.mu.Unlock()
-	select {
-	case c.turns <- struct{}{}:
-	default: // deliverLoop has been told already
-	}
-}
-
-func (c *consumer) takeReady() []*handed {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ready := c.ready
-	c.ready = nil
-	return ready
-}
-
-// handOut sends the delivery as a Watermill message; false when the consumer stops. What is not handed out then is given back by
-// leaving.
-func (c *consumer) handOut(h *handed) bool {
-	if c.park(h) || h.suspect && !h.cleared && c.suspect(h) || c.putAside(h) {
-		return true
-	}
-	held, ok := c.window.hand(c.reading, h)
-	if !ok {
-		return false
-	}
-	for time.Now().UnixNano() > h.of.fresh.Load() {
-		if c.putAside(h) { // by now it is known that Redis is away
-			c.window.settled()
-			return true
-		}
-		c.beatSoon()
-		if !sleep(c.reading, freshEvery) {
-			c.window.settled()
-			return false
-		}
-		held = c.window.holds(h.ref)
-	}
-	if held && h.ref.Spool && !c.bus.spool.start(h.ref.ID.MS, c) {
-		c.window.release(h.ref)
-		held = false
-	}
-	if !held { // another consumer has it by now, or it is on its way to Redis
-		c.window.settled()
-		h.drop()
+// handOut sends the delivery as a Watermill message; false when the consumer stops. What is not handed
+// out then is given back by leaving.
+func (c *consumer) handOut(h *holding) bool {
+	if h.ref.Spool && !c.bus.spool.start(h.ref.ID.MS, c) { // it is on its way to Redis
+		c.holdings.finish(h, heldGone, 0)
 		return true
 	}
 	setDefault(&h.First, time.Now().UTC())
@@ -232,28 +204,8 @@ func (c *consumer) handOut(h *handed) bool {
 	return true
 }
 
-// drop ends a delivery that is not to be handled here.
-func (h *handed) drop() {
-	h.over.Store(true)
-	if h.done != nil {
-		close(h.done)
-	}
-	h.consumer.next(h)
-}
-
-// takeBack ends a delivery that nobody took.
-func (h *handed) takeBack() {
-	h.over.Store(true)
-	if h.end != nil {
-		h.end(context.Canceled)
-	}
-	h.ctx.cancel(ErrDrainDeadline)
-	h.unlimit()
-	h.consumer.window.settled()
-}
-
 // watch settles the delivery as its message is acked or nacked: a foreign router has no other way to say it.
-func (c *consumer) watch(m *message.Message, h *handed) {
+func (c *consumer) watch(m *message.Message, h *holding) {
 	select {
 	case <-m.Acked():
 		h.settle(nil)
@@ -283,43 +235,48 @@ func metadataOf(e *Event) message.Metadata {
 
 // notHandled collects what this consumer does not handle, of one stream.
 type notHandled struct {
-	stream     string
-	deliveries []redisstream.Delivered
-	events     []decoded
+	of       *membership
+	holdings []*holding
+	events   map[*holding]decoded
 }
 
-func (n *notHandled) add(d redisstream.Delivered, e decoded) {
-	n.deliveries = append(n.deliveries, d)
-	n.events = append(n.events, e)
+func (n *notHandled) add(h *holding, e decoded) {
+	if n.events == nil {
+		n.events = map[*holding]decoded{}
+	}
+	n.holdings = append(n.holdings, h)
+	n.events[h] = e
 }
 
 // passOn settles what this consumer does not handle: what the group takes waits until a peer fetches it, the rest is acknowledged and counted. It
 // looks again when the patterns of the group have changed in between, and goes on until it is done or the consumer stops.
 func (c *consumer) passOn(n *notHandled) {
-	for backoff := backoffFirst; len(n.deliveries) > 0; backoff = min(2*backoff, backoffMost) {
-		patterns := c.groupPatterns(n.stream)
-		left := &notHandled{stream: n.stream}
+	for backoff := backoffFirst; len(n.holdings) > 0; backoff = min(2*backoff, backoffMost) {
+		patterns := c.groupPatterns(n.of)
 		var skips []redisstream.Skip
 		var retries []redisstream.Retry
-		for i, d := range n.deliveries {
-			e := &n.events[i]
-			if e.foreign && !matchAny(patterns.Set, e.Type) {
-				c.report(settlement{ref: d.Ref, burial: c.foreign(d, e)})
-				continue
+		var skipped, waiting []*holding
+		for _, h := range n.holdings {
+			e := n.events[h]
+			switch taken := matchAny(patterns.Set, e.Type); {
+			case e.foreign && !taken:
+				c.report(settlement{h: h, burial: c.foreign(h, &e)})
+			case taken:
+				waiting = append(waiting, h)
+				retries = append(retries, redisstream.Retry{
+					Ref: h.ref, Message: c.again(h.ref, &e, e.attempt, e.origin), Waiting: waitingType(h.Stream, e.Type),
+				})
+			default:
+				skipped = append(skipped, h)
+				skips = append(skips, redisstream.Skip{Ref: h.ref, Type: e.Type})
 			}
-			if matchAny(patterns.Set, e.Type) {
-				retries = append(retries, redisstream.Retry{Ref: d.Ref, Message: c.again(d.Ref, e, e.attempt, e.origin), Waiting: waitingType(d.Stream, e.Type)})
-			} else {
-				skips = append(skips, redisstream.Skip{Ref: d.Ref, Type: e.Type})
-			}
-			left.add(d, *e)
 		}
-		if c.skip(n.stream, skips, patterns.Version) && c.putOff(n.stream, retries) {
+		if c.skip(n.of.stream, skips, skipped, patterns.Version) && c.letWait(n.of.stream, retries, waiting) {
 			return
 		}
 		// Only what is not settled in the log yet is still held.
-		n = c.window.stillHeld(left)
-		c.refresh(n.stream)
+		n.holdings = c.holdings.stillHeld(append(skipped, waiting...))
+		c.refresh(n.of)
 		if !sleep(c.reading, backoff) {
 			return
 		}
@@ -327,8 +284,8 @@ func (c *consumer) passOn(n *notHandled) {
 }
 
 // foreign makes a dead letter of an entry that other software wrote into the stream and that no handler of the group is for (RELIABILITY F01).
-func (c *consumer) foreign(d redisstream.Delivered, e *decoded) *redisstream.Burial {
-	delivery := Delivery{Event: e.Event, Stream: d.Stream, Position: positionOf(d.ID), First: time.Now().UTC(), ref: d.Ref}
+func (c *consumer) foreign(h *holding, e *decoded) *redisstream.Burial {
+	delivery := Delivery{Event: e.Event, Stream: h.Stream, Position: positionOf(h.ref.ID), First: time.Now().UTC(), ref: h.ref}
 	return c.burialOf(&delivery, KindForeign, fmt.Errorf("entry carries no event, and the group has no handler for the type %q that stands for such entries", e.Type))
 }
 
@@ -340,7 +297,7 @@ func waitingType(stream, eventType string) string {
 }
 
 // skip reports whether all is settled.
-func (c *consumer) skip(stream string, skips []redisstream.Skip, version int64) bool {
+func (c *consumer) skip(stream string, skips []redisstream.Skip, of []*holding, version int64) bool {
 	if len(skips) == 0 {
 		return true
 	}
@@ -348,17 +305,17 @@ func (c *consumer) skip(stream string, skips []redisstream.Skip, version int64) 
 	if err != nil || settled != redisstream.Done {
 		return false
 	}
-	for _, s := range skips {
-		c.window.release(s.Ref)
-		if c.bus.cfg.Hooks.Unhandled != nil {
+	c.holdings.settled(of...)
+	if c.bus.cfg.Hooks.Unhandled != nil {
+		for _, s := range skips {
 			c.bus.cfg.Hooks.Unhandled(stream, c.cfg.Group, s.Type)
 		}
 	}
 	return true
 }
 
-// putOff reports whether all is settled.
-func (c *consumer) putOff(stream string, retries []redisstream.Retry) bool {
+// letWait lets deliveries wait in the log for a consumer of their type, and reports whether all do.
+func (c *consumer) letWait(stream string, retries []redisstream.Retry, of []*holding) bool {
 	if len(retries) == 0 {
 		return true
 	}
@@ -368,16 +325,16 @@ func (c *consumer) putOff(stream string, retries []redisstream.Retry) bool {
 		if s == redisstream.Full || s == redisstream.Unknown {
 			all = false
 		} else {
-			c.window.release(retries[i].Ref)
+			c.holdings.settled(of[i])
 		}
 	}
 	return all
 }
 
 // refresh hears what the group takes now.
-func (c *consumer) refresh(stream string) {
-	if beat, err := c.bus.log.Beat(c.reading, c.self, stream, ""); err == nil {
-		c.setPatterns(stream, beat.Patterns)
+func (c *consumer) refresh(m *membership) {
+	if beat, err := c.bus.log.Beat(c.reading, c.self, m.stream, ""); err == nil {
+		c.setPatterns(m, beat.Patterns)
 	}
 }
 

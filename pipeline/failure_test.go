@@ -29,6 +29,10 @@ func handle(t testing.TB, b *Bus, g GroupConfig, topic string, fn func(ctx conte
 		for m := range messages {
 			go func() {
 				d := CurrentDelivery(m.Context())
+				if !d.Begin() {
+					d.Settle(ErrLeaseLost)
+					return
+				}
 				d.Settle(fn(m.Context(), d))
 			}()
 		}
@@ -166,11 +170,11 @@ func TestRetryAfterEndsAfterADay(t *testing.T) {
 	c := &consumer{cfg: GroupConfig{Policy: Policy{Attempts: 1}}.withDefaults()}
 	d := Delivery{Event: Event{ID: "e", Type: "t", Source: "s"}, Attempt: 1, First: time.Now().Add(-putOffLimit + time.Minute)}
 	err := &RetryAfterError{Err: errors.New("not yet")}
-	if s := c.resultOf(&d, err); s.retry == nil || s.retry.Delay <= 0 {
+	if s := c.resultOf(&holding{Delivery: d}, err); s.retry == nil || s.retry.Delay <= 0 {
 		t.Errorf("within a day: %+v, want it put off by the back-off", s)
 	}
 	d.First = time.Now().Add(-putOffLimit - time.Minute)
-	if s := c.resultOf(&d, err); s.burial == nil {
+	if s := c.resultOf(&holding{Delivery: d}, err); s.burial == nil {
 		t.Errorf("after a day: %+v, want it given up", s)
 	}
 }
@@ -179,7 +183,7 @@ func TestNegativeAttemptsAreWithoutEnd(t *testing.T) {
 	t.Parallel()
 	c := &consumer{cfg: GroupConfig{Policy: Policy{Attempts: -1}}.withDefaults()}
 	d := Delivery{Event: Event{ID: "e", Type: "t", Source: "s"}, Attempt: 1000}
-	if s := c.resultOf(&d, errors.New("no")); s.retry == nil {
+	if s := c.resultOf(&holding{Delivery: d}, errors.New("no")); s.retry == nil {
 		t.Errorf("got %+v, want a retry", s)
 	}
 }

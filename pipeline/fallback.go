@@ -210,7 +210,7 @@ func (c *consumer) fallbackLoop() {
 			c.awaitNews(news)
 			continue
 		}
-		room := c.window.free(c.reading)
+		room := c.holdings.free(c.reading)
 		if room == 0 {
 			return
 		}
@@ -235,9 +235,7 @@ func (c *consumer) fallbackLoop() {
 				mine = append(mine, d)
 			}
 		}
-		if !c.take(c.window.hold(mine)) {
-			return
-		}
+		c.holdings.arrive(c.holdings.hold(c, mine), false)
 	}
 }
 
@@ -270,7 +268,7 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 	if event.origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
 		return d, false
 	}
-	if c.bus.spool.isSent(r.number) || !c.mayRead(r.stream) {
+	if c.bus.spool.isSent(r.number) || c.isPaused(r.stream) {
 		if of.subject != "" {
 			blocked[of] = true
 		}
@@ -280,6 +278,17 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 		return d, false
 	}
 	return redisstream.Delivered{Ref: redisstream.Ref{Stream: r.stream, Spool: true, ID: entry.ID}, Entry: entry}, true
+}
+
+// isPaused reports whether the group takes nothing of a stream now.
+func (c *consumer) isPaused(stream string) bool {
+	m := c.membership(stream)
+	if m == nil {
+		return false
+	}
+	c.holdings.mu.Lock()
+	defer c.holdings.mu.Unlock()
+	return m.pause.isPaused()
 }
 
 // spoolMembership is the place of a delivery that comes from the spool: no group of Redis knows of it, no lease can be lost.

@@ -91,22 +91,21 @@ type Delivery struct {
 	Hop      string    // W3C traceparent of whoever sent it again; empty for a fresh one
 	Previous string    // W3C traceparent of the last failed attempt; empty where unknown
 
-	ref    redisstream.Ref
-	others []redisstream.Pair // metadata that a retry carries on
-	handed *handed            // what it is handed out as
+	ref     redisstream.Ref
+	others  []redisstream.Pair // metadata that a retry carries on
+	holding *holding           // what holds it
 }
 
-// Begin is called by those who set GroupConfig.SettledByHandler, just before the handler starts. It reports whether the delivery is still
-// this consumer's: a process that stood still for some seconds has been taken for dead, and waits here until it knows. A delivery that is
-// not to begin is settled with ErrLeaseLost, which does nothing to whoever has it by now.
-func (d *Delivery) Begin() bool {
-	h := d.handed
-	return h.consumer.awaitFresh(h.consumer.handling, h.of) && !h.lost.Load()
-}
+// Begin is called by those who set GroupConfig.SettledByHandler, just before the handler starts. It
+// reports whether it may start: not where another consumer has the delivery by now, nor where the
+// group was paused meanwhile, nor where this process stood still for some seconds and may have been
+// taken for dead; then the delivery comes again when it may start, if it is still this consumer's. One
+// that is not to begin is settled with ErrLeaseLost, which settles nothing.
+func (d *Delivery) Begin() bool { return d.holding.begin() }
 
 // Settle ends the delivery: nil acknowledges it, an error makes it a failure. Only the first call counts. It is for those who
 // set GroupConfig.SettledByHandler.
-func (d *Delivery) Settle(err error) { d.handed.settle(err) }
+func (d *Delivery) Settle(err error) { d.holding.settle(err) }
 
 func (g GroupConfig) withDefaults() GroupConfig {
 	setDefault(&g.InFlight, 256)

@@ -17,6 +17,11 @@ const (
 	// waitingProblem is how long an event may wait for its handler before that is a problem: one that is there fetches it within a
 	// beat or two.
 	waitingProblem = time.Minute
+	// diedProblem is for how long it is a problem that a consumer has died.
+	diedProblem = 10 * time.Minute
+	// silentProblem is how long a consumer of this process may go without a beat at a stream before that is a problem: by then
+	// peers have taken it for dead.
+	silentProblem = 10 * time.Second
 )
 
 // Health reports on the bus and on what it stands on. It asks Redis and takes at most about 2 s; what it can't find out is nil or
@@ -47,6 +52,9 @@ func (b *Bus) Health(ctx context.Context) Health {
 		}
 	}
 	b.stuckProblems(&h)
+	if reachable {
+		b.beatProblems(&h)
+	}
 	if b.spool != nil {
 		b.spool.health(&h)
 	}
@@ -151,6 +159,24 @@ func (b *Bus) stuckProblems(h *Health) {
 	}
 }
 
+// beatProblems names the streams at which consumers of this process can't beat, though Redis answers.
+func (b *Bus) beatProblems(h *Health) {
+	b.mu.Lock()
+	consumers := slices.Collect(maps.Keys(b.consumers))
+	b.mu.Unlock()
+	for _, c := range consumers {
+		c.mu.Lock()
+		for _, m := range c.streams {
+			if m.trouble != nil && time.Since(m.beaten) > silentProblem {
+				err := b.redisError("beat in group "+c.cfg.Group+" of", m.stream, m.trouble)
+				h.problem("consumer-stalled", SeverityError, fmt.Sprintf("group %s of this process takes nothing of stream %s since %s: %v",
+					c.cfg.Group, m.stream, m.beaten.UTC().Format(time.RFC3339), err), deniedHint(err))
+			}
+		}
+		c.mu.Unlock()
+	}
+}
+
 func (b *Bus) streamsHealth(ctx context.Context, h *Health) error {
 	streams, err := b.log.Streams(ctx)
 	if err != nil {
@@ -227,6 +253,16 @@ func (h *Health) groupProblems(stream string, g redisstream.GroupInfo) {
 	}
 	if g.Lane >= redisstream.GroupBound || g.Deferred >= redisstream.GroupBound {
 		h.problem("group-full", SeverityError, fmt.Sprintf("group %s of stream %s has as many deliveries to be tried again as it may have: it takes nothing new", g.Name, stream), "find out why its handlers fail")
+	}
+	for _, m := range g.Members {
+		if m.Beat > 0 && !m.Alive && m.Pending > 0 {
+			h.problem("consumer-silent", SeverityError, fmt.Sprintf("consumer %s of group %s of stream %s does not beat, and holds %d deliveries",
+				m.Name, g.Name, stream, m.Pending), "its peers take them over within 10 s; if there is none, start a worker of this group")
+		}
+	}
+	if ago := time.Since(g.Died.At); ago < diedProblem {
+		h.problem("consumer-died", SeverityWarning, fmt.Sprintf("consumer %s of group %s of stream %s has died; %d deliveries were taken over from it at %s",
+			g.Died.Name, g.Name, stream, g.Died.Taken, g.Died.At.UTC().Format(time.RFC3339)), "look into why it has died")
 	}
 	ours := len(g.Patterns) > 0 // other software does not beat
 	if ours && g.Alive == 0 && (g.Pending > 0 || g.Lag > 0 || g.Deferred > 0 || g.Lane > 0) {

@@ -21,14 +21,14 @@ func (c *consumer) leaseLoop() {
 			return
 		case <-timer.C:
 		}
-		long := c.window.heldLong(time.Now().Add(-c.cfg.Policy.ClaimIdle / 3))
-		c.eachStream(func(stream string) { c.tendLeases(stream, long[stream]) })
+		long := c.holdings.heldLong(time.Now().Add(-c.cfg.Policy.ClaimIdle / 3))
+		c.eachStream(func(m *membership) { c.tendLeases(m, long[m.stream]) })
 	}
 }
 
-func (c *consumer) tendLeases(stream string, long []redisstream.Ref) {
+func (c *consumer) tendLeases(m *membership, long []redisstream.Ref) {
 	if len(long) > 0 {
-		gone, err := c.bus.log.Renew(c.tended, c.self, stream, long)
+		gone, err := c.bus.log.Renew(c.tended, c.self, m.stream, long)
 		for _, ref := range gone {
 			c.loseLease(ref)
 		}
@@ -36,25 +36,39 @@ func (c *consumer) tendLeases(stream string, long []redisstream.Ref) {
 			return // the next round finds out
 		}
 	}
-	if c.reading.Err() != nil || c.window.room() <= 0 {
-		return // no time, or no room, for more
+	if c.reading.Err() != nil || !m.taking.CompareAndSwap(false, true) {
+		return // no time for more, or takeOver is at it
 	}
-	_, fresh, err := c.window.holdListed(func() ([]redisstream.Delivered, error) {
-		return c.bus.log.Strangers(c.reading, c.self, stream, c.cfg.Policy.ClaimIdle)
+	c.loops.start("claim", func() {
+		defer m.taking.Store(false)
+		c.claimFromStrangers(m)
+	})
+}
+
+// claimFromStrangers takes what consumers of other software have left pending for long, ahead of what
+// was read.
+func (c *consumer) claimFromStrangers(m *membership) {
+	room := c.holdings.freeToTake(c.reading)
+	if room == 0 {
+		return
+	}
+	_, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
+		return c.bus.log.Strangers(c.reading, c.self, m.stream, c.cfg.Policy.ClaimIdle, min(room, takeBatch))
 	})
 	if err == nil && len(fresh) > 0 {
-		c.logger.Info("deliveries that a consumer of other software has left for long were claimed", "stream", stream, "deliveries", len(fresh))
-		c.take(fresh)
+		c.logger.Info("deliveries that a consumer of other software has left for long were claimed",
+			"stream", m.stream, "deliveries", len(fresh))
+		c.holdings.arrive(fresh, true)
 	}
 }
 
 // loseLease ends the handling of a delivery that another consumer has by now.
 func (c *consumer) loseLease(ref redisstream.Ref) {
-	h := c.window.takeAway(ref)
+	h := c.holdings.lose(ref)
 	if h == nil || h.over.Load() {
 		return // it was not running, or its result is on its way: that does nothing to what is not pending here
 	}
-	h.lost.Store(true)
 	h.ctx.cancel(ErrLeaseLost)
-	c.logger.Warn("delivery was taken over by another consumer while it was handled here", "stream", ref.Stream, "id", h.Event.ID)
+	c.logger.Warn("delivery was taken over by another consumer while it was handled here",
+		"stream", ref.Stream, "id", h.Event.ID)
 }

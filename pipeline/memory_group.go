@@ -43,7 +43,6 @@ type memoryDeferred struct {
 }
 
 const (
-	memoryTakeOverBatch = 100
 	// memoryAlive is how fresh a beat must be for its consumer to count as alive.
 	memoryAlive = 4 * beatEvery
 )
@@ -332,7 +331,7 @@ func (g *memoryGroup) promote(now time.Time) bool {
 	return n > 0
 }
 
-func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer) ([]redisstream.Delivered, error) {
+func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, count int) ([]redisstream.Delivered, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -343,11 +342,11 @@ func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream stri
 		return nil, nil
 	}
 	held := g.heldBy(p.Name)
-	if len(held) < memoryTakeOverBatch {
+	if len(held) < count {
 		delete(g.beats, p.Name)
 		delete(g.about, p.Name)
 	}
-	held = held[:min(len(held), memoryTakeOverBatch)]
+	held = held[:min(len(held), count)]
 	for i := range held {
 		pending := g.pending[held[i].Ref]
 		pending.consumer = c.Name
@@ -372,23 +371,23 @@ func (m *memory) Leave(_ context.Context, c redisstream.Consumer, stream string)
 	return nil
 }
 
-func (m *memory) Suspect(_ context.Context, c redisstream.Consumer, ref redisstream.Ref) (int, error) {
+func (m *memory) Raise(_ context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) (gone []redisstream.Ref, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	g := m.group(ref.Stream, c.Group)
-	if g == nil {
-		return 0, nil
+	g := m.group(stream, c.Group)
+	for _, s := range suspects {
+		if g == nil || g.pending[s.Ref] == nil || g.pending[s.Ref].consumer != c.Name {
+			gone = append(gone, s.Ref)
+			continue
+		}
+		p := g.pending[s.Ref]
+		p.count = max(p.count, s.Count+1)
 	}
-	p := g.pending[ref]
-	if p == nil || p.consumer != c.Name {
-		return 0, nil
-	}
-	p.count++
-	return p.count - 1, nil
+	return gone, nil
 }
 
 // Strangers: there are none in a process of ours.
-func (m *memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration) ([]redisstream.Delivered, error) {
+func (m *memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration, int) ([]redisstream.Delivered, error) {
 	return nil, nil
 }
 

@@ -48,13 +48,18 @@ const (
 )
 
 // PauseGroup keeps a group from taking events of a stream until ResumeGroup: its consumers hear of it within a beat (2 s), finish what they
-// handle, and read no more. It reports false when the group is paused already.
+// handle, and read no more. A pause by the breaker becomes one by the operator: nothing is tried any
+// more. It reports false when the group is paused by an operator already.
 func (b *Bus) PauseGroup(ctx context.Context, stream, group, reason string) (bool, error) {
-	if _, err := b.group(ctx, stream, group); err != nil {
+	g, err := b.group(ctx, stream, group)
+	if err != nil {
 		return false, err
 	}
+	if now := parsePause(g.Paused); now != nil && now.By == PausedByOperator {
+		return false, nil
+	}
 	pause := Pause{By: PausedByOperator, Reason: reason, Since: time.Now().UTC()}
-	done, err := b.log.Pause(ctx, stream, group, "", pause.text())
+	done, err := b.log.Pause(ctx, stream, group, g.Paused, pause.text())
 	if done {
 		b.announcePause(ctx, typeGroupPaused, stream, group, pause)
 	}
@@ -109,197 +114,103 @@ func (b *Bus) announcePause(ctx context.Context, eventType, stream, group string
 	}
 }
 
-// paused is a stream of which the group takes nothing now.
-type paused struct {
-	text   string // as it is written
-	pause  Pause
-	parked []*handed // what was read and may not run
-	wait   time.Duration
-	probe  time.Time // when the next delivery is tried, where this consumer does that; zero: it does not
-	trying bool      // one is being tried
+// heardPause takes what is written about the pause of the group at a stream, as an answer says that was
+// asked for at the given time.
+func (c *consumer) heardPause(m *membership, text string, asked time.Time) {
+	c.pausing(m, func(p *pausing) pauseEffect { return p.heard(text, asked) })
 }
-
-const (
-	probeFirst = 5 * time.Second // after that a paused group tries one delivery; it doubles …
-	probeMost  = time.Minute     // … up to that
-)
 
 // trip pauses the group: its deliveries fail for one reason, and would all become dead letters.
-func (c *consumer) trip(h *handed, print string, err error) {
-	stream := h.Stream
-	p := Pause{By: PausedByBreaker, Reason: shortened(err.Error(), maxCause), Since: time.Now().UTC(), Consumer: c.self.Name, Fingerprint: print}
-	if !c.seePause(stream, p.text(), true) {
-		return // it is paused already
+func (c *consumer) trip(h *holding, print string, err error) {
+	pause := Pause{
+		By: PausedByBreaker, Reason: shortened(err.Error(), maxCause), Since: time.Now().UTC(),
+		Consumer: c.self.Name, Fingerprint: print,
 	}
-	h.of.breaker.reset()
-	c.logger.Error("group is paused: nearly all deliveries fail for the same reason; one is tried from time to time", "stream", stream, "fingerprint", print, "err", err)
-	c.tending.start("pause", func() {
-		defer c.pauseWritten(stream)
-		done, err := c.bus.log.Pause(c.handling, stream, c.cfg.Group, "", p.text())
-		if err != nil {
-			c.logger.Warn("peers could not be told that the group is paused", "stream", stream, "err", err)
+	e := c.pausing(h.of, func(p *pausing) pauseEffect { return p.tripped(pause, time.Now()) })
+	if e.began {
+		c.logger.Error("group is paused: nearly all deliveries fail for the same reason; one is tried from time to time",
+			"stream", h.Stream, "fingerprint", print, "err", err)
+	}
+}
+
+// inherit makes this consumer the one that tries a delivery from time to time, where the one that did
+// has died or left.
+func (c *consumer) inherit(m *membership, peers, dead []redisstream.Peer) {
+	c.pausing(m, func(p *pausing) (e pauseEffect) {
+		is := func(peer redisstream.Peer) bool { return peer.Name == p.pause.Consumer }
+		if !slices.ContainsFunc(peers, is) || slices.ContainsFunc(dead, is) {
+			e = p.proberGone()
 		}
-		if done {
-			c.bus.announcePause(c.handling, typeGroupPaused, stream, c.cfg.Group, p)
-		}
+		return e
 	})
 }
 
-// seePause notes what is written about the pause of the group at a stream, or what is about to be written by this consumer; until it is, what
-// is heard from others is old. It reports whether the group was not paused before and is now.
-func (c *consumer) seePause(stream, text string, mine bool) (began bool) {
-	c.mu.Lock()
-	m := c.streams[stream]
-	if m.pausing && !mine {
-		c.mu.Unlock()
-		return false
-	}
-	m.pausing = mine
-	before := m.paused
-	if text == "" {
-		m.paused = nil
-		m.isPaused.Store(false)
-		c.mu.Unlock()
-		if before != nil {
-			c.unpark(before.parked)
-			c.logger.Info("group goes on", "stream", stream)
-		}
-		return false
-	}
-	defer c.mu.Unlock()
-	if before == nil {
-		m.isPaused.Store(true)
-		m.paused = &paused{text: text, pause: *parsePause(text), wait: probeFirst}
-		if m.paused.pause.Consumer == c.self.Name {
-			m.paused.probe = time.Now().Add(probeFirst)
-		}
-		return true
-	}
-	if before.text != text {
-		before.text, before.pause = text, *parsePause(text)
-		if before.pause.Consumer != c.self.Name {
-			before.probe = time.Time{}
-		}
-	}
-	return false
-}
-
-// pauseWritten notes that others know by now what this consumer has decided.
-func (c *consumer) pauseWritten(stream string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.streams[stream].pausing = false
-}
-
-// inherit makes this consumer the one that tries a delivery from time to time, where the one that did is gone.
-func (c *consumer) inherit(stream string, peers []redisstream.Peer) {
-	c.mu.Lock()
-	p := c.streams[stream].paused
-	if p == nil || p.pause.By != PausedByBreaker || !p.probe.IsZero() ||
-		slices.ContainsFunc(peers, func(peer redisstream.Peer) bool {
-			return peer.Name == p.pause.Consumer && peer.Beat != redisstream.Left
-		}) {
-		c.mu.Unlock()
+// probed takes the result of a delivery, if it was the one that was tried.
+func (c *consumer) probed(h *holding, succeeded bool) {
+	if !h.probe.Load() {
 		return
 	}
-	seen, mine := p.text, p.pause
-	mine.Consumer = c.self.Name
-	c.mu.Unlock()
-	done, err := c.bus.log.Pause(c.reading, stream, c.cfg.Group, seen, mine.text())
-	if err != nil || !done {
-		return // the next beat tells who does
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := c.streams[stream].paused; now == p {
-		p.text, p.pause, p.probe = mine.text(), mine, time.Now().Add(p.wait)
-	}
-}
-
-// park keeps a delivery of a paused stream, and reports whether it did: one is tried when it is time for that.
-func (c *consumer) park(h *handed) bool {
-	if !h.of.isPaused.Load() {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p := h.of.paused
-	if p == nil || h.probe {
-		return false
-	}
-	if p.due() {
-		p.trying, h.probe = true, true
-		return false
-	}
-	p.parked = append(p.parked, h)
-	c.window.park(1)
-	return true
-}
-
-func (p *paused) due() bool {
-	return !p.probe.IsZero() && !p.trying && !time.Now().Before(p.probe)
-}
-
-// unpark hands parked deliveries out.
-func (c *consumer) unpark(hs []*handed) {
-	if len(hs) > 0 {
-		c.window.park(-len(hs))
-		c.makeReady(hs...)
-	}
-}
-
-// tryParked tries one of the parked deliveries if it is time. Where none is parked, the next one that is read is tried.
-func (c *consumer) tryParked(stream string) {
-	c.mu.Lock()
-	p := c.streams[stream].paused
-	var h *handed
-	if p != nil && p.due() && len(p.parked) > 0 {
-		h, p.parked = p.parked[0], p.parked[1:]
-		p.trying, h.probe = true, true
-	}
-	c.mu.Unlock()
-	if h != nil {
-		c.unpark([]*handed{h})
-	}
-}
-
-// probed takes the result of the delivery that was tried.
-func (c *consumer) probed(h *handed, succeeded bool) {
-	c.mu.Lock()
-	p := h.of.paused
-	if p == nil || c.handling.Err() != nil {
-		c.mu.Unlock()
-		return
-	}
-	p.trying, p.wait = false, min(2*p.wait, probeMost)
-	p.probe = time.Now().Add(p.wait)
-	text, pause := p.text, p.pause
-	c.mu.Unlock()
-	if !succeeded {
-		return
-	}
-	h.of.breaker.reset()
-	c.seePause(h.Stream, "", true)
-	c.tending.start("resume", func() {
-		defer c.pauseWritten(h.Stream)
-		done, err := c.bus.log.Pause(c.handling, h.Stream, c.cfg.Group, text, "")
-		if err != nil {
-			c.logger.Warn("peers could not be told that the group goes on", "stream", h.Stream, "err", err)
+	c.pausing(h.of, func(p *pausing) (e pauseEffect) {
+		if h.probe.Swap(false) {
+			e = p.probed(succeeded, time.Now())
 		}
-		if done {
-			c.bus.announcePause(c.handling, typeGroupResumed, h.Stream, c.cfg.Group, pause)
-		}
+		return e
 	})
 }
 
-// mayRead reports whether the stream is to be read: it is not paused, or a delivery is to be tried and none is here.
-func (c *consumer) mayRead(stream string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	m := c.streams[stream]
-	if m == nil {
-		return true
+// pausing lets the pause of a stream take an event, and does what follows from it.
+func (c *consumer) pausing(m *membership, event func(*pausing) pauseEffect) pauseEffect {
+	c.holdings.mu.Lock()
+	before := m.pause.pause
+	e := event(&m.pause)
+	if e.ended {
+		c.holdings.resume(m)
 	}
-	p := m.paused
-	return p == nil || p.due() && len(p.parked) == 0
+	c.holdings.mu.Unlock()
+	if e.began || e.ended {
+		m.breaker.reset() // a group that goes on is judged anew, and what fails in a pause says nothing new
+	}
+	if e.ended {
+		c.logger.Info("group goes on", "stream", m.stream)
+	}
+	if e.write != nil {
+		c.tending.start("pause", func() { c.writePause(m, *e.write, before) })
+	}
+	return e
+}
+
+// writePause writes what this consumer has decided about a pause, and publishes a change.
+func (c *consumer) writePause(m *membership, w pauseWrite, before Pause) {
+	done, err := c.bus.log.Pause(c.handling, m.stream, c.cfg.Group, w.seen, w.text)
+	if err != nil {
+		c.logger.Warn("peers could not be told about the pause of the group", "stream", m.stream, "err", err)
+	}
+	c.holdings.mu.Lock()
+	m.pause.wrote(done, time.Now())
+	c.holdings.mu.Unlock()
+	switch {
+	case !done:
+		m.beatSoon() // it tells what holds
+	case w.text == "":
+		c.bus.announcePause(c.handling, typeGroupResumed, m.stream, c.cfg.Group, before)
+	case w.seen == "":
+		c.bus.announcePause(c.handling, typeGroupPaused, m.stream, c.cfg.Group, *parsePause(w.text))
+	}
+}
+
+// tryParked tries one of the parked deliveries if it is time. Where none is parked, the next one that
+// is read is tried.
+func (c *consumer) tryParked(m *membership) {
+	c.holdings.mu.Lock()
+	defer c.holdings.mu.Unlock()
+	c.holdings.tryParked(m, time.Now())
+}
+
+// mayRead reports whether the stream is to be read: what is read may begin, or a delivery is to be
+// tried and none is here.
+func (c *consumer) mayRead(m *membership) bool {
+	c.holdings.mu.Lock()
+	defer c.holdings.mu.Unlock()
+	now := time.Now()
+	return m.isFresh(now) && (!m.pause.isPaused() || m.pause.mayProbe(now) && len(m.parked) == 0)
 }

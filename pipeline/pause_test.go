@@ -129,7 +129,7 @@ func TestPausedGroupTakesNothingUntilItIsResumed(t *testing.T) {
 			t.Errorf("pause of a paused group: %v, %v", done, err)
 		}
 		c := onlyConsumer(t, b)
-		awaitFact(t, "the consumer to hear of it", func() bool { return c.membership("booking").isPaused.Load() })
+		awaitFact(t, "the consumer to hear of it", func() bool { return c.isPaused("booking") })
 		publish(t, b, Event{ID: "meanwhile", Type: "booking.created"})
 		publish(t, b, Event{ID: "elsewhere", Type: "invoice.issued"}) // another stream goes on
 		if got := within(t, "an event of another stream", handled); got != "elsewhere" {

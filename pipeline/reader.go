@@ -24,6 +24,8 @@ type reader struct {
 const (
 	// heldPage is how many entries of its own pending list a consumer asks for at once.
 	heldPage = 200
+	// nothingToRead is how long a reader waits that may read no stream now.
+	nothingToRead = 100 * time.Millisecond
 	// reconcileEvery is how often a consumer compares its pending list with what it holds, also where no reply was lost that it knows of.
 	reconcileEvery = 10 * time.Second
 )
@@ -36,7 +38,7 @@ func (r *reader) readLoop() {
 	var trouble []redisstream.Class // what has been complained of, since it was read last
 	var reconciled time.Time        // zero: a reply may have been lost
 	for {
-		room := c.window.freeMuch(c.reading)
+		room := c.holdings.freeMuch(c.reading)
 		if c.reading.Err() != nil {
 			return
 		}
@@ -52,11 +54,14 @@ func (r *reader) readLoop() {
 				reconciled = time.Now()
 			}
 		}
-		if err == nil && len(streams) == 0 {
-			if !sleep(c.reading, backoffMost) { // all are refused
-				return
+		if err == nil {
+			streams = r.readable(streams)
+			if len(streams) == 0 { // all are refused, paused, or wait for a beat
+				if !sleep(c.reading, nothingToRead) {
+					return
+				}
+				continue
 			}
-			continue
 		}
 		if err == nil {
 			err = r.read(streams, r.count(room))
@@ -91,13 +96,12 @@ func (r *reader) readLoop() {
 func (r *reader) twinLoop() {
 	c := r.consumer
 	for c.reading.Err() == nil {
-		joined := c.memberships()
-		streams := slices.DeleteFunc(r.current(), func(s string) bool { _, ok := joined[s]; return !ok || !c.mayRead(s) })
+		streams := slices.DeleteFunc(r.current(), func(s string) bool { m := c.membership(s); return !c.isJoined(m) || !c.mayRead(m) })
 		if len(streams) == 0 || !c.bus.link.isFar() {
 			sleep(c.reading, twinPause)
 			continue
 		}
-		room := c.window.freeMuch(c.reading)
+		room := c.holdings.freeMuch(c.reading)
 		if room == 0 {
 			return
 		}
@@ -130,20 +134,20 @@ func (r *reader) current() []string {
 	return slices.Clone(r.streams)
 }
 
-// joinAll joins the groups that are not joined yet, or were lost, and returns the streams that can be read. One that the server refuses
-// for good stops only itself.
+// joinAll joins the groups that are not joined yet, or were lost, and returns the streams of the groups
+// that are joined. One that the server refuses for good stops only itself.
 func (r *reader) joinAll(streams []string) ([]string, error) {
 	c := r.consumer
-	readable := make([]string, 0, len(streams))
+	joined := make([]string, 0, len(streams))
 	for _, s := range streams {
+		m := c.membership(s)
 		c.mu.Lock()
-		m := c.streams[s]
-		joined, denied := m.joined, time.Since(m.denied) < deniedFor
+		is, denied := m.joined, time.Since(m.denied) < deniedFor
 		c.mu.Unlock()
-		if !joined && denied || !c.mayRead(s) {
+		if !is && denied {
 			continue
 		}
-		if !joined {
+		if !is {
 			err := c.join(c.reading, s, false)
 			if errors.Is(err, ErrDenied) {
 				continue
@@ -152,9 +156,22 @@ func (r *reader) joinAll(streams []string) ([]string, error) {
 				return nil, err
 			}
 		}
-		readable = append(readable, s)
+		joined = append(joined, s)
 	}
-	return readable, nil
+	return joined, nil
+}
+
+// readable returns those of the streams that are to be read now. A stream that can't be beaten at is
+// asked for a beat instead: the server answers again.
+func (r *reader) readable(streams []string) []string {
+	c := r.consumer
+	return slices.DeleteFunc(streams, func(s string) bool {
+		m := c.membership(s)
+		if !m.isFresh(time.Now()) {
+			m.beatSoon()
+		}
+		return !c.mayRead(m)
+	})
 }
 
 // readerCount is how many readers fill the window.
@@ -169,18 +186,18 @@ func (r *reader) read(streams []string, count int) error {
 	r.underway.RLock()
 	highest := c.highest(streams)
 	read, err := c.bus.log.Read(c.reading, c.self, streams, count, readBlock)
-	brought := len(read) > 0
-	if brought {
+	var fresh []*holding
+	if len(read) > 0 {
 		r.busy.Store(int32(keysOf(read)))
-		read = c.window.hold(read)
+		fresh = c.holdings.hold(c, read)
 	}
 	r.underway.RUnlock()
 	switch redisstream.Classify(err) {
 	case redisstream.Lost, redisstream.Denied:
-		r.lost(streams) // joining tells which one it was
+		c.forget(streams) // joining tells which one it was
 	}
-	if brought {
-		c.take(c.withoutDone(read, streams, highest))
+	if len(fresh) > 0 {
+		c.holdings.arrive(c.withoutDone(fresh, streams, highest), false)
 	}
 	return err
 }
@@ -197,51 +214,50 @@ func (c *consumer) highest(streams []string) []redisstream.ID {
 }
 
 // withoutDone notes up to where the streams are read by now. What a group gives out that was read before it has given out before: it had lost its
-// state. What was handled here then is acknowledged again, and not run again. Highest is from before the read.
-func (c *consumer) withoutDone(read []redisstream.Delivered, streams []string, highest []redisstream.ID) []redisstream.Delivered {
+// state, or was set back. What was handled here then is acknowledged again, and not run again. A lane is never compared: what stands there again, a
+// replay or a dead letter that was requeued, is to run again. Highest is from before the read.
+func (c *consumer) withoutDone(read []*holding, streams []string, highest []redisstream.ID) []*holding {
 	again := false
 	c.mu.Lock()
 	var of *membership // of the stream that the entries are from
 	var before redisstream.ID
-	for i := range read {
-		d := &read[i]
-		if d.Lane {
+	for _, h := range read {
+		if h.ref.Lane {
 			continue
 		}
-		if i == 0 || of == nil || d.Stream != read[i-1].Stream {
-			of, before = c.streams[d.Stream], highest[slices.Index(streams, d.Stream)]
+		if of == nil || h.Stream != of.stream {
+			of, before = c.streams[h.Stream], highest[slices.Index(streams, h.Stream)]
 		}
-		if d.ID.Compare(of.highest) > 0 {
-			of.highest = d.ID
+		if h.ref.ID.Compare(of.highest) > 0 {
+			of.highest = h.ref.ID
 		}
-		again = again || d.ID.Compare(before) <= 0
+		again = again || h.ref.ID.Compare(before) <= 0
 	}
 	c.mu.Unlock()
 	if !again {
 		return read
 	}
 	done := c.doneOf(read)
-	fresh := read[:0]
-	acknowledged := 0
-	for i, d := range read {
-		if !d.Gone && done[i] {
-			c.report(settlement{ref: d.Ref})
-			acknowledged++
+	fresh := make([]*holding, 0, len(read))
+	for i, h := range read {
+		if !h.gone && !h.ref.Lane && done[i] {
+			c.report(settlement{h: h})
 			continue
 		}
-		fresh = append(fresh, d)
+		fresh = append(fresh, h)
 	}
-	if acknowledged > 0 {
-		c.logger.Info("deliveries came again that had been handled here; they are acknowledged", "deliveries", acknowledged)
+	if n := len(read) - len(fresh); n > 0 {
+		c.logger.Warn("deliveries came again that had been handled here: they are acknowledged, and not handled again", "deliveries", n,
+			"hint", "where the group was set back on purpose, millrace replay gives events to it again")
 	}
 	return fresh
 }
 
 // doneOf returns which of the entries hold events that were handled here.
-func (c *consumer) doneOf(read []redisstream.Delivered) []bool {
+func (c *consumer) doneOf(read []*holding) []bool {
 	events := make([]decoded, len(read))
-	for i, d := range read {
-		events[i] = c.bus.decode(d.Stream, d.Entry)
+	for i, h := range read {
+		events[i] = c.bus.decode(h.Stream, h.entry)
 	}
 	return c.done.which(events)
 }
@@ -257,18 +273,6 @@ func keysOf(read []redisstream.Delivered) int {
 	return n
 }
 
-// lost forgets that the groups were joined: which one of them is gone the server does not say.
-func (r *reader) lost(streams []string) {
-	c := r.consumer
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, s := range streams {
-		if m := c.streams[s]; m != nil {
-			m.joined = false
-		}
-	}
-}
-
 // reconcile takes what is pending with this consumer, but unknown to it: a reply that was lost has left it there, and nobody else may
 // take it from a living consumer.
 func (r *reader) reconcile(streams []string) error {
@@ -276,8 +280,9 @@ func (r *reader) reconcile(streams []string) error {
 	for _, s := range streams {
 		var behind, laneBehind redisstream.ID
 		for {
-			c.takingOver.Lock()
-			listed, fresh, err := c.window.holdListed(func() ([]redisstream.Delivered, error) {
+			m := c.membership(s)
+			m.takingOver.Lock()
+			listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 				held, err := c.bus.log.Held(c.reading, c.self, s, behind, laneBehind, heldPage)
 				for _, d := range held {
 					if d.Lane {
@@ -288,17 +293,17 @@ func (r *reader) reconcile(streams []string) error {
 				}
 				return held, err
 			})
-			c.takingOver.Unlock()
+			m.takingOver.Unlock()
 			if err != nil {
 				if redisstream.Classify(err) == redisstream.Lost {
-					r.lost(streams)
+					c.forget(streams)
 				}
 				return err
 			}
 			if listed == 0 {
 				break
 			}
-			c.take(fresh)
+			c.holdings.arrive(fresh, false)
 		}
 	}
 	return nil

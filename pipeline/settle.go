@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 
 // settlement is the result of one delivery on its way into the log: a copy that arrives later, a dead letter, or else an acknowledgement.
 type settlement struct {
-	ref      redisstream.Ref
+	h        *holding
 	retry    *redisstream.Retry
 	burial   *redisstream.Burial
 	handled  *Event // an acknowledgement: the event that was handled here; nil for one that was not
@@ -113,70 +114,59 @@ func (s *settlements) expired() bool {
 }
 
 // settle notes the result of a delivery that was handed out.
-func (c *consumer) settle(h *handed, err error) {
-	hold := time.Duration(-1)
+func (c *consumer) settle(h *holding, err error) {
+	c.count(h, err)
+	result := settlement{h: h}
+	to, hold := heldEnded, time.Duration(0)
 	switch {
 	case h.ref.Spool:
+		to = heldGone
 		c.bus.spool.finish(h.ref.ID.MS, c, err == nil)
 		if err == nil {
 			c.done.add(&h.Event)
 		}
-		c.window.release(h.ref)
-	case h.lost.Load():
-		// Whoever has it by now settles it.
 	case err == nil:
-		c.report(settlement{ref: h.ref, handled: &h.Event})
+		result.handled = &h.Event
 	case c.handling.Err() == nil:
-		s := c.resultOf(&h.Delivery, err)
-		if s.retry != nil {
-			hold = s.retry.Delay
+		result = c.resultOf(h, err)
+		if result.retry != nil {
+			hold = max(result.retry.Delay, time.Millisecond)
 		}
-		c.report(s)
 	default:
-		// Interrupted is not failed: the drain cut it off. It stays pending, is handed back, and costs no attempt.
+		// Interrupted is not failed: the drain cut it off. It stays pending, is handed back, and costs no
+		// attempt.
+		to = heldRead
 	}
-	c.count(h, err)
-	if h.hasLent() {
-		c.window.park(-1)
-	} else {
-		c.window.settled()
-	}
-	if hold >= 0 && c.cfg.Policy.PerSubject {
-		c.holdSubject(h, hold)
-	} else {
-		c.next(h)
+	if lost := c.holdings.finish(h, to, hold); to == heldEnded && !lost { // else whoever has it settles it
+		c.acks.put(result)
 	}
 }
 
 // count keeps the numbers that the consumer says of itself, and those that decide about a pause.
-func (c *consumer) count(h *handed, err error) {
+func (c *consumer) count(h *holding, err error) {
 	switch {
 	case err == nil:
 		c.handled.Add(1)
 		h.of.breaker.success()
-	case h.lost.Load() || c.handling.Err() != nil:
-		if h.probe {
-			c.probed(h, false)
-		}
-		return
+	case c.holdings.isLost(h) || c.handling.Err() != nil:
+		return // that is no result; a probe is made again
 	default:
 		c.failed.Add(1)
 		kind, _ := kindOf(&h.Delivery, err)
 		print := fingerprint(kind, err.Error())
-		if !h.probe && h.of.breaker.failure(h.Event.ID, print, time.Now()) {
+		if !h.probe.Load() && h.of.breaker.failure(h.Event.ID, print, time.Now()) {
 			c.trip(h, print, err)
 		}
 	}
-	if h.probe {
-		c.probed(h, err == nil)
-	}
+	c.probed(h, err == nil)
 }
 
 // putOffLimit is how long after its first attempt a delivery may still be put off at no cost of an attempt.
 const putOffLimit = 24 * time.Hour
 
 // resultOf says what becomes of a delivery that failed: it is tried again, or given up.
-func (c *consumer) resultOf(d *Delivery, err error) settlement {
+func (c *consumer) resultOf(h *holding, err error) settlement {
+	d := &h.Delivery
 	var later *RetryAfterError
 	kind, permanent := kindOf(d, err)
 	failures := d.Attempt - d.Crashes // with this one
@@ -186,11 +176,11 @@ func (c *consumer) resultOf(d *Delivery, err error) settlement {
 		if delay <= 0 {
 			delay = c.cfg.Policy.Backoff(failures)
 		}
-		return settlement{ref: d.ref, retry: c.retryOf(d, d.Attempt, delay)}
+		return settlement{h: h, retry: c.retryOf(d, d.Attempt, delay)}
 	case permanent, limit > 0 && failures >= limit:
-		return settlement{ref: d.ref, burial: c.burialOf(d, kind, err)}
+		return settlement{h: h, burial: c.burialOf(d, kind, err)}
 	}
-	return settlement{ref: d.ref, retry: c.retryOf(d, d.Attempt+1, c.cfg.Policy.Backoff(failures))}
+	return settlement{h: h, retry: c.retryOf(d, d.Attempt+1, c.cfg.Policy.Backoff(failures))}
 }
 
 // retryOf returns the next attempt of a delivery.
@@ -199,10 +189,11 @@ func (c *consumer) retryOf(d *Delivery, attempt int, delay time.Duration) *redis
 	return &redisstream.Retry{Ref: d.ref, Message: c.again(d.ref, &e, attempt, OriginRetry), Delay: max(0, delay)}
 }
 
-// report puts a result on its way into the log.
+// report puts the result of an entry that was not handed out on its way into the log.
 func (c *consumer) report(s settlement) {
-	c.window.reported()
-	c.acks.put(s)
+	if len(c.holdings.report(s.h)) > 0 {
+		c.acks.put(s)
+	}
 }
 
 // settleLoop writes results into the log, all that are there in one go, without waiting for more. What can't be written is tried again
@@ -254,28 +245,38 @@ var errFull = errors.New("lane or deferred set of the group is full")
 func (c *consumer) write(batch []settlement) (left []settlement, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	acks := make([]redisstream.Ref, 0, len(batch))
+	acks, acked := make([]redisstream.Ref, 0, len(batch)), make([]*holding, 0, len(batch))
 	retries, burials := map[string][]settlement{}, map[string][]settlement{} // by stream
 	for _, s := range batch {
-		switch stream := s.ref.Stream; {
+		switch stream := s.h.ref.Stream; {
 		case s.retry != nil:
 			retries[stream] = append(retries[stream], s)
 		case s.burial != nil:
 			burials[stream] = append(burials[stream], s)
 		default:
-			acks = append(acks, s.ref)
+			acks = append(acks, s.h.ref)
+			acked = append(acked, s.h)
 			if s.handled != nil { // here, since a hash would make the small stack of a handler's goroutine grow
 				c.done.add(s.handled)
 			}
 		}
 	}
 	if len(acks) > 0 {
-		var settled, notYet []redisstream.Ref
-		settled, notYet, err = c.bus.log.Ack(ctx, c.self, acks)
-		c.window.acked(settled...)
-		for _, ref := range notYet {
-			left = append(left, settlement{ref: ref})
+		var notYet []redisstream.Ref
+		_, notYet, err = c.bus.log.Ack(ctx, c.self, acks)
+		if len(notYet) > 0 {
+			open := make(map[redisstream.Ref]bool, len(notYet))
+			for _, ref := range notYet {
+				open[ref] = true
+			}
+			acked = slices.DeleteFunc(acked, func(h *holding) bool {
+				if open[h.ref] {
+					left = append(left, settlement{h: h})
+				}
+				return open[h.ref]
+			})
 		}
+		c.holdings.settled(acked...)
 	}
 	for stream, batch := range retries {
 		notYet, retryErr := c.writeRetries(ctx, stream, batch)
@@ -301,7 +302,9 @@ func (c *consumer) writeRetries(ctx context.Context, stream string, batch []sett
 	if full {
 		err = cmpErr(err, errFull)
 	}
-	c.beatSoon()
+	if m := c.membership(stream); m != nil {
+		m.beatSoon() // it tells when they are due
+	}
 	return left, err
 }
 
@@ -340,10 +343,10 @@ func (c *consumer) written(batch []settlement, settled []redisstream.Settled) (l
 		case redisstream.LeaseLost:
 			if !s.repeated { // a repetition finds the delivery settled by the first one, whose answer was lost
 				c.logger.Warn("result of a failed delivery was not written: a peer has taken it over, or the state of the group was lost",
-					"stream", s.ref.Stream, "position", s.ref.ID.String(), "lane", s.ref.Lane, "id", s.id())
+					"stream", s.h.ref.Stream, "position", s.h.ref.ID.String(), "lane", s.h.ref.Lane, "id", s.id())
 			}
 		}
-		c.window.acked(s.ref)
+		c.holdings.settled(s.h)
 	}
 	return left, full
 }

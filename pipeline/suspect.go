@@ -2,97 +2,54 @@ package pipeline
 
 import (
 	"fmt"
-	"sync"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// suspects are deliveries that were taken over from a consumer that died, and may be what it died of.
-type suspects struct {
-	mu     sync.Mutex // guards queue
-	queue  []*handed
-	filled chan struct{} // says that the queue is not empty
-}
+// A suspect is a delivery that was taken over from a consumer that died, and may be what it died of.
+// Its delivery count is raised just before its handler starts, when it has its place, so that a further
+// death tells which deliveries were running and which only waited for their turn: only those move
+// towards the crash limit. Those of which that is known already (dangerous) run one at a time, so that
+// the next death tells which one it was.
 
-func (s *suspects) init() { s.filled = make(chan struct{}, 1) }
-
-func (s *suspects) put(h *handed) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queue = append(s.queue, h)
-	select {
-	case s.filled <- struct{}{}:
-	default: // suspectLoop has been told already
+// giveUp makes a dead letter of a delivery with which processes have died too often, and reports
+// whether it is one.
+func (c *consumer) giveUp(h *holding) bool {
+	limit := c.cfg.Policy.CrashLimit
+	if !h.suspect || limit < 0 || h.Crashes < limit {
+		return false
 	}
-}
-
-func (s *suspects) take() []*handed {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	queue := s.queue
-	s.queue = nil
-	return queue
-}
-
-// suspect leaves a delivery to suspectLoop. It returns true.
-func (c *consumer) suspect(h *handed) bool {
-	if h.Crashes > 0 {
-		c.dangerous.put(h)
-	} else {
-		c.suspects.put(h)
-	}
+	err := fmt.Errorf("the process died %d times while it handled the event", h.Crashes)
+	h.Attempt-- // this one is not made
+	c.report(settlement{h: h, burial: c.burialOf(&h.Delivery, KindCrash, err)})
 	return true
 }
 
-// suspectLoop raises the delivery count of each suspect just before its handler starts, so that a further death tells which deliveries were
-// running and which only waited for their turn: only those move towards the crash limit. Those of which that is known already (dangerous)
-// run one at a time, so that the next death tells which one it was.
-func (c *consumer) suspectLoop(of *suspects) {
-	for {
-		select {
-		case <-c.reading.Done():
-			return
-		case <-of.filled:
-			for _, h := range of.take() {
-				if !c.try(h) {
-					return
-				}
-			}
-		}
+// raise raises the delivery counts of placed suspects and lets them begin.
+func (c *consumer) raise(hs []*holding) {
+	byStream := map[*membership][]*holding{}
+	for _, h := range hs {
+		byStream[h.of] = append(byStream[h.of], h)
+	}
+	for of, hs := range byStream {
+		c.loops.start("raise", func() { c.raiseOf(of, hs) })
 	}
 }
 
-// try lets a suspect run, or gives up on it; false when the consumer stops.
-func (c *consumer) try(h *handed) bool {
-	if limit := c.cfg.Policy.CrashLimit; limit >= 0 && h.Crashes >= limit {
-		err := fmt.Errorf("the process died %d times while it handled the event", h.Crashes)
-		h.Attempt-- // this one is not made
-		c.report(settlement{ref: h.ref, burial: c.burialOf(&h.Delivery, KindCrash, err)})
-		h.drop()
-		return true
+// raiseOf raises the counts of suspects of one stream. Where that can't be done now they wait for the
+// next beat of the stream, and hold no place.
+func (c *consumer) raiseOf(of *membership, hs []*holding) {
+	suspects := make([]redisstream.Suspect, len(hs))
+	for i, h := range hs {
+		suspects[i] = redisstream.Suspect{Ref: h.ref, Count: h.delivered}
 	}
-	for backoff := backoffFirst; ; backoff = min(2*backoff, backoffMost) {
-		count, err := c.bus.log.Suspect(c.reading, c.self, h.ref)
-		if err == nil && count == 0 { // another consumer has it by now
-			c.window.takeAway(h.ref)
-			h.drop()
-			return true
-		}
-		if err == nil {
-			break
-		}
-		if !sleep(c.reading, backoff) {
-			return false
-		}
+	gone, err := c.bus.log.Raise(c.reading, c.self, of.stream, suspects)
+	for _, ref := range gone { // another consumer has them by now
+		c.loseLease(ref)
 	}
-	h.cleared = true
-	c.makeReady(h)
-	if h.Crashes == 0 {
-		return true
+	if err != nil {
+		c.holdings.setAside(hs)
+		return
 	}
-	select {
-	case <-h.done:
-	case <-c.reading.Done():
-		return false
-	}
-	// The next one may be what the process dies of. The result of this one must be in the log by then, or it would be taken for that.
-	return c.window.awaitResult(c.reading, h)
+	c.holdings.clear(hs)
 }

@@ -18,11 +18,10 @@ type limiter struct {
 	mu    sync.Mutex // guards what follows
 	fired int
 	ended bool
-	lent  bool // its place was given away
 }
 
 // limit begins the time of the handler.
-func (h *handed) limit(timeout time.Duration) {
+func (h *holding) limit(timeout time.Duration) {
 	l := &limiter{timeout: timeout}
 	h.limiter = l
 	l.mu.Lock()
@@ -30,7 +29,7 @@ func (h *handed) limit(timeout time.Duration) {
 	l.timer = time.AfterFunc(timeout, func() { l.fire(h) })
 }
 
-func (l *limiter) fire(h *handed) {
+func (l *limiter) fire(h *holding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
@@ -41,11 +40,11 @@ func (l *limiter) fire(h *handed) {
 		l.timer.Reset(l.timeout)
 		return
 	}
-	l.lent = h.consumer.stuck(h)
+	h.consumer.stuck(h)
 }
 
 // unlimit ends the time of the handler, which has returned or was never called.
-func (h *handed) unlimit() *limiter {
+func (h *holding) unlimit() *limiter {
 	l := h.limiter
 	if l == nil {
 		return nil
@@ -73,39 +72,28 @@ func (l *limiter) judge(err error) error {
 	return &TimeoutError{Timeout: l.timeout, Err: err}
 }
 
-// hasLent reports whether the place of the delivery was given away.
-func (h *handed) hasLent() bool {
-	if h.limiter == nil {
-		return false
-	}
-	h.limiter.mu.Lock()
-	defer h.limiter.mu.Unlock()
-	return h.limiter.lent
-}
-
 // stuckHandler is a handler that does not heed the end of its ctx.
 type stuckHandler struct {
 	since time.Time
 	stack string
 }
 
-// stuck notes a handler that has run for twice its time, and reports whether its place was given to another delivery.
-func (c *consumer) stuck(h *handed) (lent bool) {
+// stuck notes a handler that has run for twice its time, and gives its place to another delivery, for a
+// quarter of all places.
+func (c *consumer) stuck(h *holding) {
 	stack := handlerStack(h.Event.ID)
 	c.mu.Lock()
 	c.stuckHandlers[h] = stuckHandler{since: time.Now().Add(-2 * c.cfg.Policy.Timeout), stack: stack}
-	lent = len(c.stuckHandlers) <= c.cfg.InFlight/4
+	lend := len(c.stuckHandlers) <= c.cfg.InFlight/4
 	c.mu.Unlock()
 	c.logger.Error("handler is stuck: it has run for twice its timeout, and does not heed its context", "stream", h.Stream, "type", h.Event.Type,
 		"id", h.Event.ID, "timeout", c.cfg.Policy.Timeout, "stack", stack)
-	if lent {
-		c.window.settled()
-		c.window.park(1)
+	if lend {
+		c.holdings.lend(h)
 	}
-	return lent
 }
 
-func (c *consumer) unstuck(h *handed) {
+func (c *consumer) unstuck(h *holding) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.stuckHandlers, h)

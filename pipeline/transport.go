@@ -72,14 +72,15 @@ type groupLog interface {
 	// Beat tells the group of one stream that this consumer lives, moves what is due from the deferred set to the
 	// lane, and reports on the group.
 	Beat(ctx context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error)
-	// TakeOver moves up to 100 deliveries of the peer to this consumer if the peer's beat is still the given one, and forgets
-	// the peer when it holds none any more.
-	TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer) ([]redisstream.Delivered, error)
-	// Suspect raises the delivery count of a delivery that was taken over, just before its handler starts, and returns the count
-	// before; 0 when it is no longer pending with this consumer.
-	Suspect(ctx context.Context, c redisstream.Consumer, ref redisstream.Ref) (int, error)
-	// Strangers takes up to 100 deliveries that consumers without a beat have left pending for longer than idle.
-	Strangers(ctx context.Context, c redisstream.Consumer, stream string, idle time.Duration) ([]redisstream.Delivered, error)
+	// TakeOver moves up to count deliveries of the peer to this consumer if the peer's beat is still the
+	// given one, and forgets the peer when it holds none any more.
+	TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, count int) ([]redisstream.Delivered, error)
+	// Raise raises the delivery counts of suspects of one stream, just before their handlers start, and
+	// returns those that are no longer pending with this consumer. Raising again changes nothing.
+	Raise(ctx context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) (gone []redisstream.Ref, err error)
+	// Strangers takes up to count deliveries that consumers without a beat have left pending for longer
+	// than idle.
+	Strangers(ctx context.Context, c redisstream.Consumer, stream string, idle time.Duration, count int) ([]redisstream.Delivered, error)
 	// Renew makes deliveries of one stream look fresh to other software, and returns those no longer pending with this consumer.
 	Renew(ctx context.Context, c redisstream.Consumer, stream string, refs []redisstream.Ref) (gone []redisstream.Ref, err error)
 	// Leave marks this consumer as gone; what it still holds may be taken over at once, at no cost of an attempt.

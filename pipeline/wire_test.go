@@ -424,7 +424,7 @@ func TestF43FieldsKeepTheirOrderAndDuplicates(t *testing.T) {
 	if err := b.log.Leave(ctx, one, "d"); err != nil {
 		t.Fatal(err)
 	}
-	read, err = b.log.TakeOver(ctx, two, "d", redisstream.Peer{Name: "one", Beat: redisstream.Left})
+	read, err = b.log.TakeOver(ctx, two, "d", redisstream.Peer{Name: "one", Beat: redisstream.Left}, 100)
 	check("taking over", entriesOf(read), err)
 }
 

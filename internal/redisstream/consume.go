@@ -15,8 +15,6 @@ import (
 const (
 	// GroupBound is the most entries that the lane or the deferred set of a group may hold.
 	GroupBound = 100_000
-	// takeOverBatch is the most deliveries that one step takes over: a script must not hold the server up for long.
-	takeOverBatch = 100
 	// promoteBatch is the most deliveries that one beat moves from the deferred set to the lane.
 	promoteBatch = 200
 )
@@ -328,11 +326,11 @@ func (c *Client) Fetch(ctx context.Context, consumer Consumer, stream string, ty
 	return fetched, nil
 }
 
-// TakeOver moves up to 100 deliveries of the peer to this consumer if the peer's beat is still the given one, and forgets the peer
+// TakeOver moves up to count deliveries of the peer to this consumer if the peer's beat is still the given one, and forgets the peer
 // when it holds none any more.
-func (c *Client) TakeOver(ctx context.Context, consumer Consumer, stream string, p Peer) ([]Delivered, error) {
+func (c *Client) TakeOver(ctx context.Context, consumer Consumer, stream string, p Peer, count int) ([]Delivered, error) {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := takeOverScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, p.Name, p.Beat, takeOverBatch).Slice()
+	got, err := takeOverScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, p.Name, p.Beat, count).Slice()
 	if err != nil {
 		return nil, err
 	}

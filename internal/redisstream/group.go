@@ -29,6 +29,12 @@ type Delivered struct {
 	Gone    bool
 }
 
+// Suspect is a delivery that was taken over from a dead consumer, and how often it was delivered before.
+type Suspect struct {
+	Ref
+	Count int
+}
+
 // Join asks for a place in the group of one stream.
 type Join struct {
 	Stream   string
@@ -145,6 +151,14 @@ type GroupInfo struct {
 	Patterns      []string
 	Unhandled     map[string]int64     // events acked outside of the patterns, by type
 	Waiting       map[string]time.Time // types that wait for a consumer, since when
+	Died          Death                // the last consumer that was taken over from because it had died
+}
+
+// Death is that of a consumer whose deliveries were taken over.
+type Death struct {
+	At    time.Time // when they were; zero: none has died
+	Name  string
+	Taken int64 // how many deliveries
 }
 
 // Member is one consumer of a group.

@@ -127,6 +127,7 @@ func (g *GroupInfo) addMeta(meta map[string]string) {
 	g.Patterns = strings.Fields(meta["patterns:"+g.Name])
 	g.Paused = meta["paused:"+g.Name]
 	g.Frontier, _ = ParseID(meta["frontier:"+g.Name]) // absent before the first beat
+	g.Died = deathOf(meta["died:"+g.Name])
 	g.DeadLost, _ = strconv.ParseInt(meta["deadlost:"+g.Name], 10, 64)
 	if lost, err := strconv.ParseInt(meta["lost:"+g.Name], 10, 64); err == nil {
 		g.Lost = lost
@@ -139,6 +140,17 @@ func (g *GroupInfo) addMeta(meta map[string]string) {
 			g.Unhandled[eventType], _ = strconv.ParseInt(value, 10, 64)
 		}
 	}
+}
+
+// deathOf reads what takeover.lua keeps of the last consumer that has died.
+func deathOf(text string) Death {
+	parts := strings.SplitN(text, " ", 3)
+	if len(parts) < 3 {
+		return Death{}
+	}
+	at, _ := strconv.ParseInt(parts[0], 10, 64)
+	taken, _ := strconv.ParseInt(parts[1], 10, 64)
+	return Death{At: time.Unix(at, 0), Name: parts[2], Taken: taken}
 }
 
 // Server is what is known of the server that is connected.

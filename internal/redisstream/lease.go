@@ -3,12 +3,47 @@ package redisstream
 import (
 	"context"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
-// Suspect raises the delivery count of a delivery, just before its handler starts, and returns the count before; 0 when it is no longer
-// pending with this consumer. An entry that was read once has the count 1.
-func (c *Client) Suspect(ctx context.Context, consumer Consumer, ref Ref) (int, error) {
-	return suspectScript.Run(ctx, c.admin, []string{c.sourceKey(ref, consumer.Group)}, consumer.Group, consumer.Name, ref.ID.String()).Int()
+// Raise raises the delivery counts of suspects of one stream, just before their handlers start, and
+// returns those that are no longer pending with this consumer. Raising again, after an answer that was
+// lost, changes nothing.
+func (c *Client) Raise(ctx context.Context, consumer Consumer, stream string, suspects []Suspect) (gone []Ref, err error) {
+	for _, lane := range []bool{false, true} {
+		args := []any{consumer.Group, consumer.Name}
+		for _, s := range suspects {
+			if s.Lane == lane {
+				args = append(args, s.ID.String(), s.Count)
+			}
+		}
+		refs, err := c.refsOf(ctx, suspectScript, Ref{Stream: stream, Lane: lane}, consumer.Group, args)
+		gone = append(gone, refs...)
+		if err != nil {
+			return gone, err
+		}
+	}
+	return gone, nil
+}
+
+// refsOf runs a script that answers IDs of a stream or of its lane; without IDs among its arguments it
+// is not run.
+func (c *Client) refsOf(ctx context.Context, script *redis.Script, of Ref, group string, args []any) (refs []Ref, err error) {
+	if len(args) == 2 {
+		return nil, nil
+	}
+	ids, err := script.Run(ctx, c.admin, []string{c.sourceKey(of, group)}, args...).StringSlice()
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range ids {
+		if of.ID, err = ParseID(text); err != nil {
+			return refs, err
+		}
+		refs = append(refs, of)
+	}
+	return refs, nil
 }
 
 // Lose settles a delivery whose entry is gone and counts it as lost.
@@ -17,10 +52,10 @@ func (c *Client) Lose(ctx context.Context, consumer Consumer, ref Ref) error {
 	return loseScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, ref.ID.String()).Err()
 }
 
-// Strangers takes up to 100 deliveries that consumers which do not beat, other software's, have left pending for longer than idle.
-func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string, idle time.Duration) ([]Delivered, error) {
+// Strangers takes up to count deliveries that consumers which do not beat, other software's, have left pending for longer than idle.
+func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string, idle time.Duration, count int) ([]Delivered, error) {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), takeOverBatch).Slice()
+	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), count).Slice()
 	if err != nil {
 		return nil, err
 	}
@@ -36,19 +71,10 @@ func (c *Client) Renew(ctx context.Context, consumer Consumer, stream string, re
 				args = append(args, ref.ID.String())
 			}
 		}
-		if len(args) == 2 {
-			continue
-		}
-		of := Ref{Stream: stream, Lane: lane}
-		ids, err := renewScript.Run(ctx, c.admin, []string{c.sourceKey(of, consumer.Group)}, args...).StringSlice()
+		refs, err := c.refsOf(ctx, renewScript, Ref{Stream: stream, Lane: lane}, consumer.Group, args)
+		gone = append(gone, refs...)
 		if err != nil {
 			return gone, err
-		}
-		for _, text := range ids {
-			if of.ID, err = ParseID(text); err != nil {
-				return gone, err
-			}
-			gone = append(gone, of)
 		}
 	}
 	return gone, nil

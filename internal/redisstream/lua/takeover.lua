@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Moves deliveries of a dead or departed consumer to another one, if the dead one's beat is still the one that was seen.
--- When it holds nothing any more it is removed, here, where nothing can become pending in between.
+-- When it holds nothing any more it is removed, here, where nothing can become pending in between. That a
+-- consumer has died, when, and how much was taken from it is kept in meta, for reports.
 --
 -- KEYS  1 stream  2 lane  3 alive  4 meta
 -- ARGV  1 group  2 consumer  3 peer  4 beat of the peer that was seen  5 most deliveries to move at once
@@ -32,6 +33,12 @@ for lane = 0, 1 do
   left = left - #pending
 end
 
+if #result > 0 and tonumber(ARGV[4]) > 0 then -- else it has left
+  local field = 'died:' .. ARGV[1]
+  local before, name = (redis.call('HGET', KEYS[4], field) or ''):match('^%d+ (%d+) (.*)$')
+  local taken = #result + (name == ARGV[3] and tonumber(before) or 0)
+  redis.call('HSET', KEYS[4], field, string.format('%s %d %s', redis.call('TIME')[1], taken, ARGV[3]))
+end
 if left > 0 then
   redis.call('ZREM', KEYS[3], ARGV[3])
   redis.call('HDEL', KEYS[4], 'consumer:' .. ARGV[1] .. ':' .. ARGV[3])

@@ -1,0 +1,320 @@
+package pipeline
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// holdingsModel drives the holdings of one consumer as its loops do, in any order, and knows what the
+// log would say.
+type holdingsModel struct {
+	t       *rapid.T
+	w       holdings
+	now     time.Time
+	streams []*membership
+	next    uint64 // ID of the next entry
+
+	all     []*holding          // every holding that there was
+	events  map[string]*modeled // by event ID
+	handed  []*holding          // with the router
+	running []*holding
+	raising []*holding
+	acking  []*holding
+	peers   []redisstream.Delivered // what others hold
+}
+
+// modeled is an event, and where its entry stands.
+type modeled struct {
+	subject string
+	ref     redisstream.Ref
+	logged  bool // the entry is in the log, and nobody has it
+	done    bool // it was handled, and that is in the log
+	ran     int  // how often a handler ran to its end that had not lost it
+}
+
+func newHoldingsModel(t *rapid.T) *holdingsModel {
+	m := &holdingsModel{t: t, now: time.Unix(1_800_000_000, 0), events: map[string]*modeled{}}
+	m.w.init(rapid.IntRange(1, 4).Draw(t, "size"), rapid.Bool().Draw(t, "per subject"))
+	for _, s := range []string{"a", "b"} {
+		of := &membership{stream: s}
+		of.pause.self = "me"
+		of.fresh.Store(1<<63 - 1)
+		m.streams = append(m.streams, of)
+	}
+	return m
+}
+
+func (m *holdingsModel) stream() *membership {
+	return m.streams[rapid.IntRange(0, len(m.streams)-1).Draw(m.t, "stream")]
+}
+
+func (m *holdingsModel) id() redisstream.ID { m.next++; return redisstream.ID{MS: m.next} }
+
+// publish adds new events to the log.
+func (m *holdingsModel) publish(*rapid.T) {
+	of := m.stream()
+	for range rapid.IntRange(1, 5).Draw(m.t, "events") {
+		ref := redisstream.Ref{Stream: of.stream, ID: m.id()}
+		m.events[fmt.Sprint(ref.ID.MS)] = &modeled{ref: ref, logged: true, subject: rapid.SampledFrom([]string{"", "x", "y"}).Draw(m.t, "subject")}
+	}
+}
+
+// read takes what is in the log, in its order.
+func (m *holdingsModel) read(*rapid.T) {
+	var read []redisstream.Delivered
+	for ms := uint64(1); ms <= m.next; ms++ {
+		for id, e := range m.events {
+			if e.ref.ID.MS == ms && e.logged && !e.done {
+				e.logged = false
+				read = append(read, redisstream.Delivered{Ref: e.ref, Entry: redisstream.Entry{ID: redisstream.ID{MS: numberOf(id)}}})
+			}
+		}
+	}
+	m.arrive(read, false)
+}
+
+func numberOf(id string) (n uint64) { _, _ = fmt.Sscan(id, &n); return n }
+
+func (m *holdingsModel) arrive(read []redisstream.Delivered, taken bool) {
+	fresh := m.w.hold(nil, read)
+	m.all = append(m.all, fresh...)
+	m.w.arrive(fresh, taken)
+}
+
+// deliver does a step of deliverLoop.
+func (m *holdingsModel) deliver(*rapid.T) {
+	out, raise := m.w.next(m.now)
+	m.handed, m.raising = append(m.handed, out...), append(m.raising, raise...)
+	read := m.w.nextArrival()
+	for _, h := range read {
+		h.of = m.streams[0]
+		if h.Stream == "b" {
+			h.of = m.streams[1]
+		}
+		h.Event.ID = fmt.Sprint(h.entry.ID.MS)
+		h.Event.Subject = m.events[h.Event.ID].subject
+		h.suspect = h.delivered > 0
+		h.Crashes = max(0, h.delivered-1)
+		h.Delivery.holding = h
+	}
+	for _, off := range m.w.enqueue(read, m.now) {
+		if off.delay <= 0 {
+			m.t.Fatalf("%s is put off for %v", off.h.Event.ID, off.delay)
+		}
+		m.again(off.h)
+		m.acking = append(m.acking, m.w.report(off.h)...)
+	}
+	if len(m.handed)+len(m.running)+len(m.raising) > m.w.size {
+		m.t.Fatalf("%d are handed out, %d run, %d are raised, with %d places", len(m.handed), len(m.running), len(m.raising), m.w.size)
+	}
+}
+
+// again puts another entry with the event into the log, as a retry does.
+func (m *holdingsModel) again(h *holding) {
+	e := m.events[h.Event.ID]
+	e.ref, e.logged = redisstream.Ref{Stream: h.Stream, Lane: true, ID: m.id()}, true
+}
+
+// pick takes one out of a list; nil where it is empty.
+func (m *holdingsModel) pick(from *[]*holding) *holding {
+	if len(*from) == 0 {
+		return nil
+	}
+	i := rapid.IntRange(0, len(*from)-1).Draw(m.t, "which")
+	h := (*from)[i]
+	*from = append((*from)[:i:i], (*from)[i+1:]...)
+	return h
+}
+
+func (m *holdingsModel) raised(*rapid.T) {
+	h := m.pick(&m.raising)
+	if h == nil {
+		return
+	}
+	if rapid.Bool().Draw(m.t, "answered") {
+		m.w.clear([]*holding{h})
+	} else {
+		m.w.setAside([]*holding{h})
+	}
+}
+
+func (m *holdingsModel) begin(*rapid.T) {
+	h := m.pick(&m.handed)
+	if h == nil {
+		return
+	}
+	if !m.w.begin(h, m.now) {
+		if again := m.w.held[h.ref]; again != nil && !slices.Contains(m.all, again) {
+			m.all = append(m.all, again)
+		}
+		m.w.finish(h, heldEnded, 0)
+		return
+	}
+	if m.events[h.Event.ID].done {
+		m.t.Fatalf("%s runs, and is done", h.Event.ID)
+	}
+	for _, other := range m.running {
+		switch {
+		case other.state == heldLost:
+		case other.ref == h.ref:
+			m.t.Fatalf("%s runs twice", h.Event.ID)
+		case m.w.perSubject && h.Event.Subject != "" && other.subject() == h.subject():
+			m.t.Fatalf("%s and %s of one subject run", h.Event.ID, other.Event.ID)
+		case h.isDangerous() && other.isDangerous():
+			m.t.Fatalf("%s and %s run, and both may kill", h.Event.ID, other.Event.ID)
+		}
+	}
+	m.running = append(m.running, h)
+}
+
+func (m *holdingsModel) end(*rapid.T) {
+	if h := m.pick(&m.running); h != nil {
+		m.endOf(h, rapid.IntRange(0, 2).Draw(m.t, "result") == 0)
+	}
+}
+
+func (m *holdingsModel) endOf(h *holding, failed bool) {
+	if h.probe.Swap(false) {
+		if e := h.of.pause.probed(!failed, m.now); e.ended {
+			m.w.resume(h.of)
+			h.of.pause.wrote(true, m.now)
+		}
+	}
+	hold := time.Duration(0)
+	if failed {
+		hold = time.Second
+	}
+	if m.w.finish(h, heldEnded, hold) {
+		return
+	}
+	e := m.events[h.Event.ID]
+	if failed {
+		m.again(h)
+	} else if e.ran++; e.ran > 1 {
+		m.t.Fatalf("%s was handled twice", h.Event.ID)
+	}
+	m.acking = append(m.acking, h)
+}
+
+func (m *holdingsModel) acked(*rapid.T) {
+	if h := m.pick(&m.acking); h != nil {
+		m.ackedOf(h)
+	}
+}
+
+func (m *holdingsModel) ackedOf(h *holding) {
+	m.w.settled(h)
+	e := m.events[h.Event.ID]
+	e.done = e.ran > 0
+}
+
+// lose gives an entry to a peer; what has its result on the way is ours, for the log has decided that.
+func (m *holdingsModel) lose(*rapid.T) {
+	var held []*holding
+	for _, h := range m.all {
+		if m.w.held[h.ref] == h && h.state != heldEnded && h.of != nil {
+			held = append(held, h)
+		}
+	}
+	h := m.pick(&held)
+	if h == nil {
+		return
+	}
+	m.peers = append(m.peers, redisstream.Delivered{Ref: h.ref, Claimed: true, Count: rapid.IntRange(0, 3).Draw(m.t, "count"), Entry: redisstream.Entry{ID: redisstream.ID{MS: numberOf(h.Event.ID)}}})
+	m.w.lose(h.ref)
+	m.raising = still(heldPlaced, m.raising)
+}
+
+// giveBack is a peer that dies or leaves.
+func (m *holdingsModel) giveBack(*rapid.T) {
+	m.arrive(m.peers, true)
+	m.peers = nil
+}
+
+func (m *holdingsModel) pause(*rapid.T) {
+	of := m.stream()
+	text := rapid.SampledFrom([]string{"", Pause{By: PausedByOperator}.text(), pausedBy("me").text()}).Draw(m.t, "pause")
+	if e := of.pause.heard(text, m.now); e.ended {
+		m.w.resume(of)
+	}
+}
+
+func (m *holdingsModel) stale(*rapid.T) { m.stream().fresh.Store(1) }
+
+func (m *holdingsModel) beat(*rapid.T) {
+	of := m.stream()
+	of.fresh.Store(1<<63 - 1)
+	m.w.freshen(of)
+	m.w.tryParked(of, m.now)
+	m.w.releaseSubjects(m.now)
+}
+
+// check compares the counters with the holdings.
+func (m *holdingsModel) check(*rapid.T) {
+	var count [holdingStates]int
+	for _, h := range m.all {
+		count[h.state]++
+	}
+	count[heldGone] = m.w.count[heldGone]
+	if count != m.w.count {
+		m.t.Fatalf("counters %v, want %v", m.w.count, count)
+	}
+}
+
+// Whatever stalls, pauses, take-overs and give-backs there are, in any order: nothing runs twice at
+// once, nothing runs that is done, places are kept; and when all is calm again nothing waits for ever.
+func TestHoldingsRunOnceAndNobodyWaitsForEver(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := newHoldingsModel(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"publish": m.publish, "read": m.read, "deliver": m.deliver, "deliver more": m.deliver, "raised": m.raised,
+			"begin": m.begin, "begin more": m.begin, "end": m.end, "acked": m.acked, "lose": m.lose, "give back": m.giveBack,
+			"pause": m.pause, "stale": m.stale, "beat": m.beat, "time": func(*rapid.T) { m.now = m.now.Add(2 * time.Second) },
+			"": m.check,
+		})
+		for _, of := range m.streams {
+			if of.pause.heard("", m.now.Add(time.Hour)); !of.pause.isPaused() {
+				m.w.resume(of)
+			}
+		}
+		for range 20 * (len(m.events) + len(m.all) + 10) {
+			m.now = m.now.Add(time.Second)
+			for _, of := range m.streams {
+				of.fresh.Store(1<<63 - 1)
+				m.w.freshen(of)
+			}
+			m.w.releaseSubjects(time.Now().Add(time.Hour))
+			m.giveBack(t)
+			m.read(t)
+			m.deliver(t)
+			m.w.clear(m.raising)
+			m.raising = nil
+			for len(m.handed) > 0 {
+				m.begin(t)
+			}
+			for _, h := range m.running {
+				m.endOf(h, false)
+			}
+			for _, h := range m.acking {
+				m.ackedOf(h)
+			}
+			m.running, m.acking = nil, nil
+		}
+		m.check(t)
+		for id, e := range m.events {
+			if !e.done {
+				t.Fatalf("%s waits for ever: %+v; held: %v, subjects %v", id, e, m.w.held, m.w.subjects)
+			}
+		}
+		if len(m.w.held) > 0 || len(m.w.subjects) > 0 || m.w.placed() > 0 {
+			t.Fatalf("left: held %v, subjects %v, %d places", m.w.held, m.w.subjects, m.w.placed())
+		}
+	})
+}

@@ -1,0 +1,150 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// membership is a consumer's place in the group of one stream. It has a beat, a pause and a breaker of
+// its own, so that no stream can stop another one.
+type membership struct {
+	stream  string
+	kick    chan struct{} // asks beatLoop for a beat now
+	watch   peerWatch     // used by beatLoop only
+	breaker breaker
+	fresh   atomic.Int64 // until when deliveries may begin, in Unix nanoseconds; see freshFor
+	// takingOver is held while something is taken over: reconcile would find it pending here, and not
+	// know where it came from.
+	takingOver sync.Mutex
+	taking     atomic.Bool // takeOver is at work
+
+	// What follows is guarded by consumer.mu.
+	joined   bool
+	before   bool                 // it was joined at some time
+	denied   time.Time            // when the server refused for good to let it join; zero: it did not
+	patterns redisstream.Patterns // what the group takes, as last heard
+	highest  redisstream.ID       // of the entries that were read first
+	beaten   time.Time            // when a beat was answered last, or the membership began
+	trouble  error                // of the last beat; nil: it was answered
+
+	// What follows is guarded by holdings.mu.
+	pause  pausing
+	parked []*holding // they wait for the end of the pause
+	aside  []*holding // they wait for the next beat
+}
+
+// isFresh reports whether this consumer is sure that it still has what it holds of the stream.
+func (m *membership) isFresh(now time.Time) bool { return now.UnixNano() <= m.fresh.Load() }
+
+// addStream joins the group of a stream and has it read. Where it can't be joined now, its reader
+// tries again.
+func (c *consumer) addStream(ctx context.Context, stream string, fromEnd bool, read func(stream string)) error {
+	c.mu.Lock()
+	if c.streams[stream] == nil {
+		m := &membership{stream: stream, kick: make(chan struct{}, 1), beaten: time.Now()}
+		m.pause.self = c.self.Name
+		c.streams[stream] = m
+		c.tending.start("beat", func() { c.beatLoop(m) })
+	}
+	c.mu.Unlock()
+	err := c.join(ctx, stream, fromEnd)
+	read(stream)
+	return err
+}
+
+// join takes the consumer's place in the group of one stream. One that is refused for good is said
+// once, and left alone for a while.
+func (c *consumer) join(ctx context.Context, stream string, fromEnd bool) error {
+	j := redisstream.Join{Stream: stream, Patterns: c.patterns(stream), From: c.begin(), FromEnd: fromEnd}
+	m := c.membership(stream)
+	asked := time.Now()
+	joined, err := c.bus.log.Join(ctx, c.self, j)
+	err = c.bus.redisError("join group "+c.cfg.Group+" of", stream, err)
+	c.mu.Lock()
+	known, lost := !m.denied.IsZero(), false
+	switch {
+	case err == nil:
+		lost = joined.Made && m.before
+		m.joined, m.before, m.patterns, m.denied = true, true, joined.Patterns, time.Time{}
+	case errors.Is(err, ErrDenied):
+		m.denied = time.Now()
+	}
+	c.mu.Unlock()
+	if err == nil && m.fresh.CompareAndSwap(0, asked.Add(freshFor).UnixNano()) {
+		m.beatSoon() // joining was the first beat; the second one tells of the peers
+	}
+	if errors.Is(err, ErrDenied) && !known {
+		c.logger.Error("group of a stream can't be joined; tried again from time to time", "stream", stream, "err", err)
+	}
+	if err == nil {
+		c.heardPause(m, joined.Paused, asked)
+	}
+	if lost {
+		c.logger.Error("group of a stream was lost and is made again; what it had not settled comes again",
+			"stream", stream, "from", joined.From.String())
+	}
+	if err == nil && known {
+		c.logger.Info("group of a stream is joined at last", "stream", stream)
+	}
+	return err
+}
+
+// forget notes that the group of a stream has to be joined anew: it may be gone.
+func (c *consumer) forget(streams []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range streams {
+		if m := c.streams[s]; m != nil {
+			m.joined = false
+		}
+	}
+}
+
+func cmpErr(first, err error) error {
+	if first != nil {
+		return first
+	}
+	return err
+}
+
+// joined returns the memberships of the streams whose groups are joined.
+func (c *consumer) joined() []*membership {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	joined := make([]*membership, 0, len(c.streams))
+	for _, m := range c.streams {
+		if m.joined {
+			joined = append(joined, m)
+		}
+	}
+	return joined
+}
+
+func (c *consumer) isJoined(m *membership) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.joined
+}
+
+func (c *consumer) membership(stream string) *membership {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.streams[stream]
+}
+
+func (c *consumer) setPatterns(m *membership, p redisstream.Patterns) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.patterns = p // also an older version: a server that lost its state begins anew
+}
+
+func (c *consumer) groupPatterns(m *membership) redisstream.Patterns {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.patterns
+}

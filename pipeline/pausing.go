@@ -1,0 +1,151 @@
+package pipeline
+
+import "time"
+
+// pausing is what one consumer knows and decides about the pause of its group at one stream. It is a
+// pure state machine: an event changes it and says what is to be done.
+//
+//	runs ──heard, tripped──► paused ──heard, probe succeeded──► runs
+//
+// The consumer that is named in a pause by the breaker tries one delivery from time to time, the probe.
+// What this consumer decides counts at once, and until it is written in the log, words from there are
+// older than the decision.
+type pausing struct {
+	self    string        // the name of this consumer
+	text    string        // as it is written; empty: the group is not paused
+	pause   Pause         // what the text says
+	wait    time.Duration // until the probe after the next one
+	probeAt time.Time     // of the next probe, where this consumer makes it; zero: it does not
+	probing bool          // a probe is under way
+	writing string        // "": nothing; else a decision is being written
+	inherit Pause         // the decision, where it is to make the probes from now on
+	written time.Time     // when a decision was written last
+}
+
+const (
+	probeFirst = 5 * time.Second // after that a paused group tries one delivery; it doubles …
+	probeMost  = time.Minute     // … up to that
+)
+
+// pauseWrite is a change of what is written about a pause, if it is still what was seen.
+type pauseWrite struct{ seen, text string }
+
+// pauseEffect is what an event asks for.
+type pauseEffect struct {
+	began bool        // the group is paused now, and was not before
+	ended bool        // it goes on
+	write *pauseWrite // to be written; then call wrote
+}
+
+// The decisions that are written.
+const (
+	writingPause   = "pause"
+	writingResume  = "resume"
+	writingInherit = "inherit"
+)
+
+// isPaused reports whether deliveries may not begin.
+func (p *pausing) isPaused() bool { return p.text != "" }
+
+// heard takes what is written about the pause, as an answer says that was asked for at the given time.
+func (p *pausing) heard(text string, asked time.Time) (e pauseEffect) {
+	if p.writing != "" || asked.Before(p.written) || text == p.text {
+		return e
+	}
+	e.began, e.ended = p.text == "", text == ""
+	if text == "" {
+		p.end()
+		return e
+	}
+	p.text, p.pause = text, *parsePause(text)
+	if e.began {
+		p.wait = probeFirst
+	}
+	p.probeAt = time.Time{}
+	if p.isProber() {
+		p.probeAt = asked.Add(p.wait)
+	}
+	return e
+}
+
+func (p *pausing) isProber() bool {
+	return p.pause.By == PausedByBreaker && p.pause.Consumer == p.self
+}
+
+// end forgets the pause.
+func (p *pausing) end() {
+	*p = pausing{self: p.self, writing: p.writing, written: p.written}
+}
+
+// tripped says that this consumer's breaker asks for a pause. A group that is paused stays so.
+func (p *pausing) tripped(pause Pause, now time.Time) (e pauseEffect) {
+	if p.isPaused() || p.writing != "" {
+		return e
+	}
+	p.text, p.pause, p.wait, p.probeAt = pause.text(), pause, probeFirst, now.Add(probeFirst)
+	p.writing = writingPause
+	return pauseEffect{began: true, write: &pauseWrite{"", p.text}}
+}
+
+// mayProbe reports whether it is time for a probe of this consumer.
+func (p *pausing) mayProbe(now time.Time) bool {
+	return p.isPaused() && !p.probeAt.IsZero() && !p.probing && !now.Before(p.probeAt)
+}
+
+// takeProbe begins a probe, where it is time for one.
+func (p *pausing) takeProbe(now time.Time) bool {
+	if !p.mayProbe(now) {
+		return false
+	}
+	p.probing = true
+	return true
+}
+
+// probeLost ends a probe without a result: it is made again at once.
+func (p *pausing) probeLost(now time.Time) {
+	p.probing = false
+	if !p.probeAt.IsZero() {
+		p.probeAt = now
+	}
+}
+
+// probed takes the result of a probe. One that succeeded ends the pause, whoever is to make the probes
+// by now.
+func (p *pausing) probed(succeeded bool, now time.Time) (e pauseEffect) {
+	p.probing = false
+	if !p.isPaused() || p.pause.By != PausedByBreaker {
+		return e
+	}
+	if succeeded && p.writing == "" {
+		e = pauseEffect{ended: true, write: &pauseWrite{p.text, ""}}
+		p.end()
+		p.writing = writingResume
+		return e
+	}
+	if !p.probeAt.IsZero() {
+		p.wait = min(2*p.wait, probeMost)
+		p.probeAt = now.Add(p.wait)
+	}
+	return e
+}
+
+// proberGone says that the consumer which makes the probes has died or left: this one wants to make
+// them.
+func (p *pausing) proberGone() (e pauseEffect) {
+	if p.pause.By != PausedByBreaker || p.isProber() || p.writing != "" {
+		return e
+	}
+	p.inherit = p.pause
+	p.inherit.Consumer = p.self
+	p.writing = writingInherit
+	return pauseEffect{write: &pauseWrite{p.text, p.inherit.text()}}
+}
+
+// wrote says that the decision is written, or is not: then the next word says what holds.
+func (p *pausing) wrote(done bool, now time.Time) {
+	if p.writing == writingInherit && done {
+		p.pause, p.text = p.inherit, p.inherit.text()
+		p.wait, p.probeAt = probeFirst, now.Add(probeFirst)
+	}
+	p.writing, p.written = "", now
+}
