@@ -52,6 +52,7 @@ type consumer struct {
 	closed      chan struct{}
 
 	holdings holdings
+	budget   budget // of what is read or taken at once
 	acks     settlements
 	done     doneEvents
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -159,13 +160,21 @@ func (b *Bus) stuckProblems(h *Health) {
 	}
 }
 
-// beatProblems names the streams at which consumers of this process can't beat, though Redis answers.
+// beatProblems names the streams that consumers of this process can't read, or can't beat at, though
+// Redis answers.
 func (b *Bus) beatProblems(h *Health) {
 	b.mu.Lock()
 	consumers := slices.Collect(maps.Keys(b.consumers))
 	b.mu.Unlock()
 	for _, c := range consumers {
 		c.mu.Lock()
+		for _, r := range c.readers {
+			if r.trouble != nil && time.Since(r.since) > silentProblem {
+				err := b.redisError("read group "+c.cfg.Group, "", unwrapped(r.trouble))
+				h.problem("group-unread", SeverityError, fmt.Sprintf("group %s of this process can't read %s since %s: %v",
+					c.cfg.Group, strings.Join(r.streams, ", "), r.since.UTC().Format(time.RFC3339), err), deniedHint(err))
+			}
+		}
 		for _, m := range c.streams {
 			if m.trouble != nil && time.Since(m.beaten) > silentProblem {
 				err := b.redisError("beat in group "+c.cfg.Group+" of", m.stream, m.trouble)

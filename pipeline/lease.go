@@ -53,7 +53,7 @@ func (c *consumer) claimFromStrangers(m *membership) {
 		return
 	}
 	_, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-		return c.bus.log.Strangers(c.reading, c.self, m.stream, c.cfg.Policy.ClaimIdle, min(room, takeBatch))
+		return c.bus.log.Strangers(c.reading, c.self, m.stream, c.cfg.Policy.ClaimIdle, c.most(room))
 	})
 	if err == nil && len(fresh) > 0 {
 		c.logger.Info("deliveries that a consumer of other software has left for long were claimed",

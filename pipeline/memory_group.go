@@ -136,7 +136,19 @@ func (g *memoryGroup) heldBy(consumer string) []redisstream.Delivered {
 	return held
 }
 
-func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) ([]redisstream.Delivered, error) {
+func (m *memory) ReadInTurn(_ context.Context, c redisstream.Consumer, streams []string, count int) (read []redisstream.Delivered, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, stream := range streams {
+		if g := m.group(stream, c.Group); g != nil {
+			read = append(read, g.hand(c, redisstream.Ref{Stream: stream, Lane: true}, &g.lane, &g.laneCursor, count-len(read))...)
+			read = append(read, g.hand(c, redisstream.Ref{Stream: stream}, &m.streams[stream].log, &g.cursor, count-len(read))...)
+		}
+	}
+	return read, nil
+}
+
+func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) (refs []redisstream.Ref, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -144,17 +156,30 @@ func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, 
 		return nil, nil
 	}
 	left := map[bool]int{false: count, true: count}
-	return slices.DeleteFunc(g.heldBy(c.Name), func(d redisstream.Delivered) bool {
+	for _, d := range g.heldBy(c.Name) {
 		bound := behind
 		if d.Lane {
 			bound = laneBehind
 		}
-		if d.ID.Compare(bound) <= 0 || left[d.Lane] == 0 {
-			return true
+		if d.ID.Compare(bound) > 0 && left[d.Lane] > 0 {
+			left[d.Lane]--
+			refs = append(refs, d.Ref)
 		}
-		left[d.Lane]--
-		return false
-	}), nil
+	}
+	return refs, nil
+}
+
+func (m *memory) Load(_ context.Context, group string, refs []redisstream.Ref) ([]redisstream.Delivered, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	loaded := make([]redisstream.Delivered, len(refs))
+	for i, ref := range refs {
+		loaded[i] = redisstream.Delivered{Ref: ref, Gone: true}
+		if g := m.group(ref.Stream, group); g != nil && g.pending[ref] != nil {
+			loaded[i].Entry, loaded[i].Gone = g.pending[ref].entry, false
+		}
+	}
+	return loaded, nil
 }
 
 // settle ends a delivery and reports whether it was pending with the consumer; "" stands for any.
@@ -331,7 +356,7 @@ func (g *memoryGroup) promote(now time.Time) bool {
 	return n > 0
 }
 
-func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, count int) ([]redisstream.Delivered, error) {
+func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -342,11 +367,11 @@ func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream stri
 		return nil, nil
 	}
 	held := g.heldBy(p.Name)
-	if len(held) < count {
+	if len(held) < most.Entries {
 		delete(g.beats, p.Name)
 		delete(g.about, p.Name)
 	}
-	held = held[:min(len(held), count)]
+	held = held[:min(len(held), most.Entries)]
 	for i := range held {
 		pending := g.pending[held[i].Ref]
 		pending.consumer = c.Name
@@ -387,7 +412,7 @@ func (m *memory) Raise(_ context.Context, c redisstream.Consumer, stream string,
 }
 
 // Strangers: there are none in a process of ours.
-func (m *memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration, int) ([]redisstream.Delivered, error) {
+func (m *memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration, redisstream.Most) ([]redisstream.Delivered, error) {
 	return nil, nil
 }
 

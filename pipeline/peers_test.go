@@ -261,10 +261,10 @@ func TestF07TakeOverIsBoundToTheBeatThatWasSeen(t *testing.T) {
 			_, err := b.log.Beat(t.Context(), peer, "booking", "")
 			return err == nil && seen().Beat != old.Beat
 		})
-		if taken, err := b.log.TakeOver(t.Context(), other, "booking", old, 100); err != nil || len(taken) > 0 {
+		if taken, err := b.log.TakeOver(t.Context(), other, "booking", old, redisstream.Most{Entries: 100, Bytes: 1 << 20}); err != nil || len(taken) > 0 {
 			t.Errorf("took %d from a living peer: %v", len(taken), err)
 		}
-		if taken, err := b.log.TakeOver(t.Context(), other, "booking", seen(), 100); err != nil || len(taken) != 3 {
+		if taken, err := b.log.TakeOver(t.Context(), other, "booking", seen(), redisstream.Most{Entries: 100, Bytes: 1 << 20}); err != nil || len(taken) != 3 {
 			t.Errorf("took %d from a peer that has not moved, want 3: %v", len(taken), err)
 		}
 	})

@@ -13,17 +13,23 @@ import (
 // reader reads some of the streams of a consumer, each with its lane, in one command.
 type reader struct {
 	consumer *consumer
-	streams  []string     // guarded by consumer.mu
-	busy     atomic.Int32 // keys that the last read brought entries of
+	turn     atomic.Int32 // counts reads: streams have their turn one after the other
 	lostOne  atomic.Bool  // a reply of twinLoop may have been lost
 	// underway is held for reading while a read is under way, and for writing by reconcile: what a read of twinLoop has been given and not
 	// brought yet would look unknown.
 	underway sync.RWMutex
+
+	// What follows is guarded by consumer.mu.
+	streams []string
+	busy    []string  // streams that the last read of all of them has brought as much of as it asked for
+	keys    int       // of which it brought entries
+	trouble error     // of the last read; nil: it was answered
+	since   time.Time // when the trouble began
 }
 
 const (
-	// heldPage is how many entries of its own pending list a consumer asks for at once.
-	heldPage = 200
+	// heldPage is how many IDs of its own pending list a consumer asks for at once.
+	heldPage = 1000
 	// nothingToRead is how long a reader waits that may read no stream now.
 	nothingToRead = 100 * time.Millisecond
 	// reconcileEvery is how often a consumer compares its pending list with what it holds, also where no reply was lost that it knows of.
@@ -64,11 +70,12 @@ func (r *reader) readLoop() {
 			}
 		}
 		if err == nil {
-			err = r.read(streams, r.count(room))
+			err = r.read(r.plan(streams, room))
 		}
 		if c.reading.Err() != nil {
 			return
 		}
+		r.note(err)
 		if err == nil {
 			if len(trouble) > 0 {
 				c.logger.Info("group is read again", "streams", streams)
@@ -77,6 +84,9 @@ func (r *reader) readLoop() {
 			continue
 		}
 		reconciled = time.Time{}
+		if class := redisstream.Classify(err); class == redisstream.Silent || class == redisstream.Away {
+			c.budget.missed() // it may have been too large for the link, or for the server's output buffer
+		}
 		if redisstream.Classify(err) == redisstream.Silent {
 			c.bus.link.suspect() // it finds out whether that is an outage
 			c.logger.Debug("read got no answer in time and is repeated", "streams", streams, "err", err)
@@ -105,7 +115,8 @@ func (r *reader) twinLoop() {
 		if room == 0 {
 			return
 		}
-		if err := r.read(streams, r.count(room)); err != nil {
+		if err := r.read(r.plan(streams, room)); err != nil {
+			c.budget.missed()
 			r.lostOne.Store(true)
 			sleep(c.reading, twinPause)
 		}
@@ -119,13 +130,51 @@ const (
 	farAway = 300 * time.Microsecond
 )
 
-// count is how many entries of each key to ask for, where there is room for so many.
-func (r *reader) count(room int) int {
-	reads := r.consumer.readerCount()
-	if r.consumer.twins && r.consumer.bus.link.isFar() {
-		reads *= 2
+// readPlan says what one read asks for.
+type readPlan struct {
+	streams []string
+	count   int
+	inTurn  bool // count is that of all entries, and what there is at once is read first
+	wait    bool // for the first entry
+	all     bool // these are all streams
+}
+
+// plan says what to read, where there is room for so many entries. COUNT holds for each key: so where
+// there is room for fewer entries than there are streams they have their turn one after the other; and
+// each second read is for those streams alone that have more than their share.
+func (r *reader) plan(streams []string, room int) readPlan {
+	c := r.consumer
+	turn := int(r.turn.Add(1))
+	c.mu.Lock()
+	share := len(c.readers)
+	busy := slices.DeleteFunc(slices.Clone(r.busy), func(s string) bool { return !slices.Contains(streams, s) })
+	keys := r.keys
+	r.busy = nil
+	c.mu.Unlock()
+	if c.twins && c.bus.link.isFar() {
+		share *= 2
 	}
-	return max(1, room/(max(1, int(r.busy.Load()))*reads))
+	room = c.budget.entries(max(1, room/share))
+	switch n := len(streams); {
+	case room < n:
+		first := turn % n
+		streams = append(slices.Clone(streams[first:]), streams[:first]...)
+		return readPlan{streams: streams, count: room, inTurn: true, wait: true, all: true}
+	case len(busy) > 0 && len(busy) < n:
+		return readPlan{streams: busy, count: max(1, room/len(busy))}
+	default:
+		return readPlan{streams: streams, count: max(1, room/max(n, keys)), wait: true, all: true}
+	}
+}
+
+// note keeps what became of the last read, for health.
+func (r *reader) note(err error) {
+	r.consumer.mu.Lock()
+	defer r.consumer.mu.Unlock()
+	if err != nil && r.trouble == nil {
+		r.since = time.Now()
+	}
+	r.trouble = err
 }
 
 func (r *reader) current() []string {
@@ -174,32 +223,68 @@ func (r *reader) readable(streams []string) []string {
 	})
 }
 
-// readerCount is how many readers fill the window.
-func (c *consumer) readerCount() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.readers)
-}
-
-func (r *reader) read(streams []string, count int) error {
+// read reads once, and gives what it has brought to deliverLoop.
+func (r *reader) read(p readPlan) error {
 	c := r.consumer
 	r.underway.RLock()
-	highest := c.highest(streams)
-	read, err := c.bus.log.Read(c.reading, c.self, streams, count, readBlock)
+	highest := c.highest(p.streams)
+	read, err := r.ask(p)
 	var fresh []*holding
 	if len(read) > 0 {
-		r.busy.Store(int32(keysOf(read)))
+		r.learn(p, read)
 		fresh = c.holdings.hold(c, read)
 	}
 	r.underway.RUnlock()
 	switch redisstream.Classify(err) {
 	case redisstream.Lost, redisstream.Denied:
-		c.forget(streams) // joining tells which one it was
+		c.forget(p.streams) // joining tells which one it was
 	}
 	if len(fresh) > 0 {
-		c.holdings.arrive(c.withoutDone(fresh, streams, highest), false)
+		c.holdings.arrive(c.withoutDone(fresh, p.streams, highest), false)
 	}
 	return err
+}
+
+// ask asks the log for entries.
+func (r *reader) ask(p readPlan) ([]redisstream.Delivered, error) {
+	c := r.consumer
+	if p.inTurn {
+		read, err := c.bus.log.ReadInTurn(c.reading, c.self, p.streams, p.count)
+		if err != nil || len(read) > 0 {
+			return read, err
+		}
+		p.count = 1 // whoever waits gets what comes first, of one key
+	}
+	block := readBlock
+	if !p.wait {
+		block = 0
+	}
+	return c.bus.log.Read(c.reading, c.self, p.streams, p.count, block)
+}
+
+// learn notes what a read has brought: how large entries are, and of which streams there is more.
+func (r *reader) learn(p readPlan, read []redisstream.Delivered) {
+	c := r.consumer
+	bytes, keys := 0, 0
+	var busy []string
+	from := 0 // where the entries of a key begin
+	for i := range read {
+		bytes += read[i].Entry.Size()
+		if last := i == len(read)-1; last || read[i+1].Stream != read[i].Stream || read[i+1].Lane != read[i].Lane {
+			keys++
+			if i+1-from >= p.count && (len(busy) == 0 || busy[len(busy)-1] != read[i].Stream) {
+				busy = append(busy, read[i].Stream)
+			}
+			from = i + 1
+		}
+	}
+	c.budget.brought(len(read), bytes)
+	if p.inTurn || !p.all {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.busy, r.keys = busy, keys
 }
 
 // highest returns up to where each stream was read.
@@ -262,49 +347,69 @@ func (c *consumer) doneOf(read []*holding) []bool {
 	return c.done.which(events)
 }
 
-// keysOf counts the keys that entries are from. COUNT holds for each key of a read, and most of them have nothing new most of the time.
-func keysOf(read []redisstream.Delivered) int {
-	n := 0
-	for i := range read {
-		if i == 0 || read[i].Stream != read[i-1].Stream || read[i].Lane != read[i-1].Lane {
-			n++
-		}
-	}
-	return n
-}
-
 // reconcile takes what is pending with this consumer, but unknown to it: a reply that was lost has left it there, and nobody else may
-// take it from a living consumer.
+// take it from a living consumer. Only IDs are listed; entries are asked for where they are unknown.
 func (r *reader) reconcile(streams []string) error {
 	c := r.consumer
 	for _, s := range streams {
+		m := c.membership(s)
 		var behind, laneBehind redisstream.ID
 		for {
-			m := c.membership(s)
 			m.takingOver.Lock()
 			listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-				held, err := c.bus.log.Held(c.reading, c.self, s, behind, laneBehind, heldPage)
-				for _, d := range held {
-					if d.Lane {
-						laneBehind = d.ID
+				refs, err := c.bus.log.Held(c.reading, c.self, s, behind, laneBehind, heldPage)
+				held := make([]redisstream.Delivered, len(refs))
+				for i, ref := range refs {
+					held[i].Ref = ref
+					if ref.Lane {
+						laneBehind = ref.ID
 					} else {
-						behind = d.ID
+						behind = ref.ID
 					}
 				}
 				return held, err
 			})
 			m.takingOver.Unlock()
+			if err == nil {
+				err = r.load(fresh)
+			}
 			if err != nil {
 				if redisstream.Classify(err) == redisstream.Lost {
 					c.forget(streams)
 				}
 				return err
 			}
-			if listed == 0 {
+			if listed < heldPage {
 				break
 			}
-			c.holdings.arrive(fresh, false)
 		}
+	}
+	return nil
+}
+
+// load asks for the entries of holdings of which only the IDs are known, as many at a time as the budget
+// allows, and gives them to deliverLoop. Those that could not be asked for are not held any more.
+func (r *reader) load(hs []*holding) error {
+	c := r.consumer
+	for len(hs) > 0 {
+		n := c.budget.entries(len(hs))
+		refs := make([]redisstream.Ref, n)
+		for i, h := range hs[:n] {
+			refs[i] = h.ref
+		}
+		loaded, err := c.bus.log.Load(c.reading, c.self.Group, refs)
+		if err != nil {
+			c.holdings.settled(hs...)
+			return err
+		}
+		bytes := 0
+		for i, d := range loaded {
+			hs[i].entry, hs[i].gone = d.Entry, d.Gone
+			bytes += d.Entry.Size()
+		}
+		c.budget.brought(n, bytes)
+		c.holdings.arrive(hs[:n], false)
+		hs = hs[n:]
 	}
 	return nil
 }

@@ -27,6 +27,17 @@ func (s *settlement) id() string {
 	return s.burial.Message.UUID
 }
 
+// size is how many bytes it sends, about.
+func (s *settlement) size() int {
+	switch {
+	case s.retry != nil:
+		return len(s.retry.Message.Payload) + len(s.retry.Message.Metadata)
+	case s.burial != nil:
+		return len(s.burial.Message.Payload) + len(s.burial.Message.Metadata) + len(s.burial.Report)
+	}
+	return 0
+}
+
 // settlements are those that are not in the log yet.
 type settlements struct {
 	filled chan struct{} // says that the queue is not empty
@@ -40,6 +51,8 @@ type settlements struct {
 const (
 	// settleAtOnce is the most results that one round trip carries.
 	settleAtOnce = 1000
+	// settleBytes is about how many bytes it carries at most.
+	settleBytes = 4 << 20
 	// settleTimeout bounds one round trip.
 	settleTimeout = 5 * time.Second
 	// settleBackoffMost bounds the pause before results are written again: until they are, a death of this process repeats what it has done.
@@ -68,7 +81,7 @@ func (s *settlements) put(one settlement) {
 func (s *settlements) take(until time.Time) ([]settlement, bool) {
 	for {
 		s.mu.Lock()
-		n := min(len(s.queue), settleAtOnce)
+		n := s.atOnce()
 		batch := s.queue[:n:n]
 		s.queue = s.queue[n:]
 		closed := !s.closed.IsZero()
@@ -87,6 +100,17 @@ func (s *settlements) take(until time.Time) ([]settlement, bool) {
 			s.pause(time.Until(until))
 		}
 	}
+}
+
+// atOnce is how many results the next round trip carries. The lock is held.
+func (s *settlements) atOnce() int {
+	bytes := 0
+	for i := range s.queue {
+		if bytes += s.queue[i].size(); i == settleAtOnce || i > 0 && bytes > settleBytes {
+			return i
+		}
+	}
+	return len(s.queue)
 }
 
 // pause waits for a while, or until there are more results.

@@ -26,7 +26,7 @@ func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 		}
 		m.takingOver.Lock()
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-			taken, err := c.bus.log.TakeOver(c.reading, c.self, m.stream, p, min(room, takeBatch))
+			taken, err := c.bus.log.TakeOver(c.reading, c.self, m.stream, p, c.most(room))
 			for i := range taken {
 				if p.Beat == redisstream.Left && taken[i].Count == 1 {
 					taken[i].Count = 0 // handed back, and no suspect
@@ -42,6 +42,11 @@ func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 			"peer", p.Name, "left", p.Beat == redisstream.Left, "deliveries", listed)
 		c.holdings.arrive(fresh, true)
 	}
+}
+
+// most bounds what is taken at once, where there is room for so many entries.
+func (c *consumer) most(room int) redisstream.Most {
+	return redisstream.Most{Entries: min(room, takeBatch), Bytes: c.budget.most()}
 }
 
 // takeBatch is the most deliveries that one script takes over or fetches: it must not hold the server
@@ -70,7 +75,7 @@ func (c *consumer) fetch(m *membership) {
 		// As when taking over: reconcile may have found them and had them settled before this answer
 		// came.
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, min(room, takeBatch))
+			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, c.budget.entries(min(room, takeBatch)))
 		})
 		if err != nil || listed == 0 {
 			return

@@ -47,9 +47,15 @@ type groupLog interface {
 	// Read hands out up to count entries of each stream and of its lane that no consumer of the group has got yet; it waits up
 	// to block for the first.
 	Read(ctx context.Context, c redisstream.Consumer, streams []string, count int, block time.Duration) ([]redisstream.Delivered, error)
-	// Held returns up to count deliveries of a stream and of its lane that are pending with this consumer, those behind the given
-	// IDs of the two: a reply that was lost leaves entries with a consumer that does not know of them.
-	Held(ctx context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) ([]redisstream.Delivered, error)
+	// ReadInTurn hands out up to count entries in all, of the lanes and streams in their order. It does
+	// not wait.
+	ReadInTurn(ctx context.Context, c redisstream.Consumer, streams []string, count int) ([]redisstream.Delivered, error)
+	// Held names up to count deliveries of a stream, and as many of its lane, that are pending with this
+	// consumer, those behind the given IDs of the two: a reply that was lost leaves entries with a
+	// consumer that does not know of them.
+	Held(ctx context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) ([]redisstream.Ref, error)
+	// Load returns the entries of deliveries.
+	Load(ctx context.Context, group string, refs []redisstream.Ref) ([]redisstream.Delivered, error)
 	// Ack settles deliveries as handled. It returns those that are settled, also because their group is gone, and those that
 	// may not be, with the first reason.
 	Ack(ctx context.Context, c redisstream.Consumer, refs []redisstream.Ref) (settled, left []redisstream.Ref, err error)
@@ -72,15 +78,15 @@ type groupLog interface {
 	// Beat tells the group of one stream that this consumer lives, moves what is due from the deferred set to the
 	// lane, and reports on the group.
 	Beat(ctx context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error)
-	// TakeOver moves up to count deliveries of the peer to this consumer if the peer's beat is still the
+	// TakeOver moves some deliveries of the peer to this consumer if the peer's beat is still the
 	// given one, and forgets the peer when it holds none any more.
-	TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, count int) ([]redisstream.Delivered, error)
+	TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error)
 	// Raise raises the delivery counts of suspects of one stream, just before their handlers start, and
 	// returns those that are no longer pending with this consumer. Raising again changes nothing.
 	Raise(ctx context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) (gone []redisstream.Ref, err error)
-	// Strangers takes up to count deliveries that consumers without a beat have left pending for longer
+	// Strangers takes some deliveries that consumers without a beat have left pending for longer
 	// than idle.
-	Strangers(ctx context.Context, c redisstream.Consumer, stream string, idle time.Duration, count int) ([]redisstream.Delivered, error)
+	Strangers(ctx context.Context, c redisstream.Consumer, stream string, idle time.Duration, most redisstream.Most) ([]redisstream.Delivered, error)
 	// Renew makes deliveries of one stream look fresh to other software, and returns those no longer pending with this consumer.
 	Renew(ctx context.Context, c redisstream.Consumer, stream string, refs []redisstream.Ref) (gone []redisstream.Ref, err error)
 	// Leave marks this consumer as gone; what it still holds may be taken over at once, at no cost of an attempt.

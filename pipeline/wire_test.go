@@ -419,12 +419,16 @@ func TestF43FieldsKeepTheirOrderAndDuplicates(t *testing.T) {
 	}
 	read, err := b.log.Read(ctx, one, []string{"d"}, 10, time.Second)
 	check("XREADGROUP", entriesOf(read), err)
-	read, err = b.log.Held(ctx, one, "d", redisstream.ID{}, redisstream.ID{}, 10)
-	check("XREADGROUP of what is pending", entriesOf(read), err)
+	held, err := b.log.Held(ctx, one, "d", redisstream.ID{}, redisstream.ID{}, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err = b.log.Load(ctx, "g", held)
+	check("loading what is pending", entriesOf(read), err)
 	if err := b.log.Leave(ctx, one, "d"); err != nil {
 		t.Fatal(err)
 	}
-	read, err = b.log.TakeOver(ctx, two, "d", redisstream.Peer{Name: "one", Beat: redisstream.Left}, 100)
+	read, err = b.log.TakeOver(ctx, two, "d", redisstream.Peer{Name: "one", Beat: redisstream.Left}, redisstream.Most{Entries: 100, Bytes: 1 << 20})
 	check("taking over", entriesOf(read), err)
 }
 

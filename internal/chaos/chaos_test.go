@@ -99,7 +99,7 @@ func TestF07KilledWorkersDeliveriesAreSoonHandledByAPeer(t *testing.T) {
 func TestF20FrozenWorkerStealsNothingBack(t *testing.T) {
 	t.Parallel()
 	d := newDriver(t, 1)
-	d.publishOrders(2000, Order{Wait: 300 * time.Millisecond}) // enough to see some of them running on a busy machine
+	d.publishOrders(2000, Order{Wait: 600 * time.Millisecond}) // enough to see some of them running on a busy machine
 	d.await("some runs", func() bool { return d.unfinished() > 50 })
 	frozen := d.workers[0]
 	d.startWorker() // the peer

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -81,6 +82,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 	if o.ReadTimeout == 0 {
 		o.ReadTimeout = replyTimeout
 	}
+	o.Dialer = progressDialer(&o)
 	if change != nil {
 		change(&o)
 	}
@@ -115,7 +117,7 @@ var (
 	leaveScript    = load("leave")
 	waitingScript  = load("waiting")
 	fetchScript    = load("fetch")
-	heldScript     = load("held")
+	readScript     = load("read")
 	buryScript     = load("bury")
 	enqueueScript  = load("enqueue")
 	suspectScript  = load("suspect")
@@ -141,6 +143,24 @@ func raw(ctx context.Context, client redis.UniversalClient, args ...any) (string
 		return "", err
 	}
 	return textOf(cmd.Val()), nil
+}
+
+// rawScript runs a script and returns the reply's bytes as a string.
+func rawScript(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, args ...any) (string, error) {
+	all := make([]any, 0, 3+len(keys)+len(args))
+	all = append(all, "EVALSHA", script.Hash(), len(keys))
+	for i := range keys {
+		all = append(all, keys[i])
+	}
+	all = append(all, args...)
+	text, err := raw(ctx, client, all...)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") || strings.HasPrefix(text, "-NOSCRIPT") {
+		if err := script.Load(ctx, client).Err(); err != nil {
+			return "", err
+		}
+		text, err = raw(ctx, client, all...)
+	}
+	return text, err
 }
 
 // textOf is the reply as a string, without a copy: the bytes are this reply's own, and nobody keeps them.

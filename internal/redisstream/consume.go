@@ -106,18 +106,80 @@ func delivered(text string, refs map[string]Ref) ([]Delivered, error) {
 	return read, err
 }
 
-// Held returns up to count deliveries of a stream and of its lane that are pending with this consumer, those behind the given IDs.
-func (c *Client) Held(ctx context.Context, consumer Consumer, stream string, behind, laneBehind ID, count int) ([]Delivered, error) {
-	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group)}
-	got, err := heldScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, behind.String(), laneBehind.String(), count).Slice()
+// ReadInTurn hands out up to count entries in all of the streams and their lanes, in that order, that no
+// consumer of the group has got yet. It does not wait.
+func (c *Client) ReadInTurn(ctx context.Context, consumer Consumer, streams []string, count int) ([]Delivered, error) {
+	keys := make([]string, 0, 2*len(streams))
+	refs := make(map[string]Ref, 2*len(streams))
+	for _, stream := range streams {
+		for _, ref := range []Ref{{Stream: stream, Lane: true}, {Stream: stream}} {
+			key := c.sourceKey(ref, consumer.Group)
+			refs[key] = ref
+			keys = append(keys, key)
+		}
+	}
+	text, err := rawScript(ctx, c.admin, readScript, keys, consumer.Group, consumer.Name, count)
 	if err != nil {
 		return nil, err
 	}
-	held, err := allTakenOver(stream, got)
-	for i := range held {
-		held[i].Claimed, held[i].Count = false, 0
+	return delivered(text, refs)
+}
+
+// Held names up to count deliveries of a stream, and as many of its lane, that are pending with this
+// consumer, those behind the given IDs. XREADGROUP would count them as delivered once more, and the
+// count tells who was running when a process died (see suspect.lua).
+func (c *Client) Held(ctx context.Context, consumer Consumer, stream string, behind, laneBehind ID, count int) ([]Ref, error) {
+	var pending [2]*redis.XPendingExtCmd
+	_, err := c.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, of := range []struct {
+			key    string
+			behind ID
+		}{{c.streamKey(stream), behind}, {c.laneKey(stream, consumer.Group), laneBehind}} {
+			pending[i] = p.XPendingExt(ctx, &redis.XPendingExtArgs{
+				Stream: of.key, Group: consumer.Group, Consumer: consumer.Name, Start: "(" + of.behind.String(), End: "+", Count: int64(count),
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return held, err
+	var refs []Ref
+	for i, of := range pending {
+		for _, p := range of.Val() {
+			id, err := ParseID(p.ID)
+			if err != nil {
+				return nil, errors.Join(errReply, err)
+			}
+			refs = append(refs, Ref{Stream: stream, Lane: i == 1, ID: id})
+		}
+	}
+	return refs, nil
+}
+
+// Load returns the entries of deliveries; one whose entry is not there any more is Gone.
+func (c *Client) Load(ctx context.Context, group string, refs []Ref) ([]Delivered, error) {
+	replies := make([]*redis.RawCmd, len(refs))
+	_, err := c.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, ref := range refs {
+			id := ref.ID.String()
+			replies[i] = redis.NewRawCmd(ctx, "XRANGE", c.sourceKey(ref, group), id, id)
+			_ = p.Process(ctx, replies[i])
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	loaded := make([]Delivered, len(refs))
+	for i, ref := range refs {
+		loaded[i] = Delivered{Ref: ref, Gone: true}
+		err := newReply(textOf(replies[i].Val())).entries(func(e Entry, gone bool) { loaded[i].Entry, loaded[i].Gone = e, gone })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return loaded, nil
 }
 
 // Ack settles deliveries as handled. It returns those that are settled, also because their group is gone, and those that may not
@@ -326,11 +388,11 @@ func (c *Client) Fetch(ctx context.Context, consumer Consumer, stream string, ty
 	return fetched, nil
 }
 
-// TakeOver moves up to count deliveries of the peer to this consumer if the peer's beat is still the given one, and forgets the peer
+// TakeOver moves some deliveries of the peer to this consumer if the peer's beat is still the given one, and forgets the peer
 // when it holds none any more.
-func (c *Client) TakeOver(ctx context.Context, consumer Consumer, stream string, p Peer, count int) ([]Delivered, error) {
+func (c *Client) TakeOver(ctx context.Context, consumer Consumer, stream string, p Peer, most Most) ([]Delivered, error) {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := takeOverScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, p.Name, p.Beat, count).Slice()
+	got, err := takeOverScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, p.Name, p.Beat, most.Entries, most.Bytes).Slice()
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,9 @@ type Suspect struct {
 	Count int
 }
 
+// Most bounds what one step brings. A step that brings anything brings at least one entry.
+type Most struct{ Entries, Bytes int }
+
 // Join asks for a place in the group of one stream.
 type Join struct {
 	Stream   string

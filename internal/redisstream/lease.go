@@ -52,10 +52,10 @@ func (c *Client) Lose(ctx context.Context, consumer Consumer, ref Ref) error {
 	return loseScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, ref.ID.String()).Err()
 }
 
-// Strangers takes up to count deliveries that consumers which do not beat, other software's, have left pending for longer than idle.
-func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string, idle time.Duration, count int) ([]Delivered, error) {
+// Strangers takes some deliveries that consumers which do not beat, other software's, have left pending for longer than idle.
+func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string, idle time.Duration, most Most) ([]Delivered, error) {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), count).Slice()
+	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), most.Entries, most.Bytes).Slice()
 	if err != nil {
 		return nil, err
 	}

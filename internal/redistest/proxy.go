@@ -29,6 +29,8 @@ type Proxy struct {
 	gate     chan struct{} // closed: open
 	delay    time.Duration
 	swallow  bool
+	rate     int       // of replies, in bytes per second, over all connections; 0: without a bound
+	free     time.Time // when what was sent by then has gone over the link
 	closed   bool
 }
 
@@ -73,6 +75,28 @@ func (p *Proxy) Thaw() {
 	default:
 		close(p.gate)
 	}
+}
+
+// Limit bounds what comes from the server, over all connections, in bytes per second; 0 ends that.
+func (p *Proxy) Limit(bytesPerSecond int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate, p.free = bytesPerSecond, time.Time{}
+}
+
+// sent returns when n more bytes have gone over the link.
+func (p *Proxy) sent(n int) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.rate == 0 {
+		return now
+	}
+	if p.free.Before(now) {
+		p.free = now
+	}
+	p.free = p.free.Add(time.Duration(n) * time.Second / time.Duration(p.rate))
+	return p.free
 }
 
 // Delay makes each direction take d longer, a round trip 2 d. Throughput stays.
@@ -202,6 +226,9 @@ func (p *Proxy) pump(l *link, dst, src *net.TCPConn, reply bool) {
 		}
 		if reply && p.swallows() {
 			continue
+		}
+		if reply && !l.awaitDue(p.sent(len(c.data))) {
+			break
 		}
 		if _, err := dst.Write(c.data); err != nil {
 			break

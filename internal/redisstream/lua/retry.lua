@@ -22,7 +22,7 @@ elseif delay <= 0 then
   redis.call('XADD', KEYS[2], '*', '_watermill_message_uuid', ARGV[7], 'metadata', ARGV[8], 'payload', ARGV[9])
 else
   if redis.call('ZCARD', KEYS[3]) >= bound then return 2 end
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now = time[1] * 1000 + math.ceil(time[2] / 1000) -- so that nothing is due too early
   redis.call('ZADD', KEYS[3], now + delay, cmsgpack.pack({ ARGV[7], ARGV[8], ARGV[9] }))
 end
 

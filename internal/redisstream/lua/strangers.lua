@@ -3,9 +3,10 @@
 --
 -- KEYS  1 stream  2 lane  3 alive  4 meta
 -- ARGV  1 group  2 consumer  3 ms after which a delivery of a consumer without a beat is taken  4 most deliveries to take
+--       5 most bytes of their entries, as far as more than one is taken
 -- Result  deliveries as takeover.lua answers them
 local result = {}
-local left = tonumber(ARGV[4])
+local left, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 for lane = 0, 1 do
   local key = KEYS[lane + 1]
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, ARGV[1])) do
@@ -16,6 +17,8 @@ for lane = 0, 1 do
         and redis.call('XPENDING', key, ARGV[1], 'IDLE', ARGV[3], '-', '+', left, about['name']) or {}
       for _, p in ipairs(pending) do
         local entry = redis.call('XRANGE', key, p[1], p[1])[1]
+        for _, field in ipairs(entry and entry[2] or {}) do bytes = bytes - #field end
+        if bytes < 0 and #result > 0 then return result end
         if entry then
           redis.call('XCLAIM', key, ARGV[1], ARGV[2], 0, p[1], 'JUSTID')
           result[#result + 1] = { lane, p[1], entry[2], p[4] }

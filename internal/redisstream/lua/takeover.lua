@@ -5,6 +5,7 @@
 --
 -- KEYS  1 stream  2 lane  3 alive  4 meta
 -- ARGV  1 group  2 consumer  3 peer  4 beat of the peer that was seen  5 most deliveries to move at once
+--       6 most bytes of their entries, as far as more than one is moved
 -- Result  for each delivery: 0 (stream) or 1 (lane), its ID, its fields or nil where it is no longer in the stream (it is counted as lost
 --         then), how often it was delivered
 --
@@ -13,13 +14,17 @@ local beat = redis.call('ZSCORE', KEYS[3], ARGV[3])
 if not beat or tonumber(beat) ~= tonumber(ARGV[4]) then return {} end
 
 local result = {}
-local left = tonumber(ARGV[5])
+local left, bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local all = true
 for lane = 0, 1 do
   local key = KEYS[lane + 1]
   local pending = left > 0 and redis.call('XPENDING', key, ARGV[1], '-', '+', left, ARGV[3]) or {}
+  if #pending == left then all = false end -- there may be more
   for _, p in ipairs(pending) do
     local id = p[1]
     local entry = redis.call('XRANGE', key, id, id)[1]
+    for _, field in ipairs(entry and entry[2] or {}) do bytes = bytes - #field end
+    if bytes < 0 and #result > 0 then all = false left = 0 break end
     if entry then
       redis.call('XCLAIM', key, ARGV[1], ARGV[2], 0, id, 'JUSTID')
       result[#result + 1] = { lane, id, entry[2], p[4] }
@@ -30,7 +35,7 @@ for lane = 0, 1 do
       result[#result + 1] = { lane, id, false, p[4] }
     end
   end
-  left = left - #pending
+  left = math.max(0, left - #pending)
 end
 
 if #result > 0 and tonumber(ARGV[4]) > 0 then -- else it has left
@@ -39,7 +44,7 @@ if #result > 0 and tonumber(ARGV[4]) > 0 then -- else it has left
   local taken = #result + (name == ARGV[3] and tonumber(before) or 0)
   redis.call('HSET', KEYS[4], field, string.format('%s %d %s', redis.call('TIME')[1], taken, ARGV[3]))
 end
-if left > 0 then
+if all then
   redis.call('ZREM', KEYS[3], ARGV[3])
   redis.call('HDEL', KEYS[4], 'consumer:' .. ARGV[1] .. ':' .. ARGV[3])
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[3])

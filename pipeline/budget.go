@@ -1,0 +1,65 @@
+package pipeline
+
+import "sync"
+
+// budget bounds how many bytes one answer of the log brings, whose entries have a size that nobody
+// knows before. An answer that is too large for the link, or for the output buffer that the server
+// allows, never arrives: so the budget shrinks when an answer does not come, down to one entry, and
+// grows again with each one that comes.
+type budget struct {
+	mu    sync.Mutex // guards what follows
+	bytes int
+	size  int // of an entry, as far as known: the mean of the last answer, or more where that is news
+}
+
+const (
+	// budgetMost is what one answer brings at most: enough that a round trip of a few ms does not count.
+	budgetMost = 4 << 20
+	// budgetLeast is what a budget shrinks to: less saves nothing, since one entry is always asked for.
+	budgetLeast = 16 << 10
+	// sizeAtFirst is what an entry counts as before any is known: an entry may have 1 MiB.
+	sizeAtFirst = 256 << 10
+)
+
+// entries returns how many entries may be asked for, at least 1 and at most the given number.
+func (b *budget) entries(most int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begin()
+	return max(1, min(most, b.bytes/b.size))
+}
+
+// most returns how many bytes may be asked for.
+func (b *budget) most() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begin()
+	return b.bytes
+}
+
+// begin gives the budget its first values. The lock is held.
+func (b *budget) begin() {
+	if b.bytes == 0 {
+		b.bytes, b.size = budgetMost, sizeAtFirst
+	}
+}
+
+// brought notes an answer.
+func (b *budget) brought(entries, bytes int) {
+	if entries == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begin()
+	b.size = max(1, bytes/entries, b.size/4)
+	b.bytes = min(budgetMost, b.bytes+b.bytes/4)
+}
+
+// missed notes an answer that did not come.
+func (b *budget) missed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begin()
+	b.bytes = max(budgetLeast, b.bytes/4)
+}
