@@ -1,0 +1,110 @@
+package redisstream
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rishi-platform/millrace/internal/redistest"
+)
+
+// deferred makes a group with messages in its deferred set, due a millisecond apart in their order.
+func deferred(t *testing.T, messages ...Message) (*Client, redis.UniversalClient) {
+	t.Helper()
+	server := redistest.Start(t)
+	c := connect(t, server, "acme")
+	consumer := Consumer{Group: "g", Name: "c"}
+	if _, err := c.Join(t.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: 1}, messages); err != nil {
+		t.Fatal(err)
+	}
+	read, err := c.Read(t.Context(), consumer, []string{"booking"}, len(messages), MaxBlock)
+	if err != nil || len(read) != len(messages) {
+		t.Fatalf("read %d entries, error %v, want %d", len(read), err, len(messages))
+	}
+	retries := make([]Retry, len(messages))
+	for i, m := range messages {
+		delay := time.Hour + time.Duration(i)*10*time.Millisecond
+		retries[i] = Retry{Ref: read[i].Ref, Message: m, Delay: delay}
+	}
+	settled, err := c.Retry(t.Context(), consumer, "booking", retries)
+	if err != nil || len(settled) != len(messages) {
+		t.Fatal(settled, err)
+	}
+	return c, server.Client(t)
+}
+
+// laneIDs are the event IDs in the lane behind the given number of entries.
+func laneIDs(t *testing.T, c *Client, behind int) (ids []string) {
+	t.Helper()
+	entries, err := c.entries(t.Context(), c.laneKey("booking", "g"), ID{}, MaxID, behind+1000, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries[behind:] {
+		m, _ := e.Message()
+		ids = append(ids, m.UUID)
+	}
+	return ids
+}
+
+func numbered(n int, payload string) (messages []Message) {
+	for i := range n {
+		messages = append(messages, Message{UUID: fmt.Sprint("e-", i), Metadata: "\x80", Payload: payload})
+	}
+	return messages
+}
+
+// The lane takes as much as it has room for; those that are due soonest are left.
+func TestG10RetryNowStopsWhereTheLaneIsFull(t *testing.T) {
+	t.Parallel()
+	c, client := deferred(t, numbered(10, "{}")...)
+	const fill = `for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'a', '') end`
+	if err := client.Eval(t.Context(), fill, []string{c.laneKey("booking", "g")}, GroupBound-4).Err(); err != nil && err != redis.Nil {
+		t.Fatal(err)
+	}
+	moved, full, err := c.RetryNow(t.Context(), "booking", "g")
+	if moved != 4 || !full || err != nil {
+		t.Errorf("moved %d, full %v, error %v, want 4 and full", moved, full, err)
+	}
+	if got := strings.Join(laneIDs(t, c, GroupBound-4), " "); got != "e-9 e-8 e-7 e-6" {
+		t.Errorf("moved %s, want those that were due last", got)
+	}
+	if left, err := c.Deferred(t.Context(), "booking", "g"); left != 6 || err != nil {
+		t.Errorf("%d are left, error %v, want 6", left, err)
+	}
+	if moved, full, err = c.RetryNow(t.Context(), "booking", "g"); moved != 0 || !full || err != nil {
+		t.Errorf("again: moved %d, full %v, error %v, want 0 and full", moved, full, err)
+	}
+	if err := client.XTrimMaxLen(t.Context(), c.laneKey("booking", "g"), 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if moved, full, err = c.RetryNow(t.Context(), "booking", "g"); moved != 6 || full || err != nil {
+		t.Errorf("with room: moved %d, full %v, error %v, want 6", moved, full, err)
+	}
+}
+
+// Large ones make more steps, not longer ones, and none is left out at the seams.
+func TestG10RetryNowOfLargeDeliveries(t *testing.T) {
+	t.Parallel()
+	const n = 9
+	c, client := deferred(t, numbered(n, strings.Repeat("x", 400<<10))...)
+	const few = 3 // of 400 KiB, which is beyond the bytes of a step
+	keys := []string{c.streamKey("booking"), c.laneKey("booking", "g"), c.deferredKey("booking", "g")}
+	got, err := retryNowScript.Run(t.Context(), client, keys, "g", GroupBound, retryNowBatch, retryNowBytes, "+inf").Slice()
+	if err != nil || got[0] != int64(few) || got[2] != int64(0) {
+		t.Errorf("one step: %v, error %v, want %d moved", got, err, few)
+	}
+	moved, full, err := c.RetryNow(t.Context(), "booking", "g")
+	if moved != n-few || full || err != nil {
+		t.Errorf("moved %d, full %v, error %v, want %d", moved, full, err, n-few)
+	}
+	if ids := laneIDs(t, c, 0); len(ids) != n || ids[0] != "e-8" || ids[n-1] != "e-0" {
+		t.Errorf("lane holds %v, want all, those due last first", ids)
+	}
+}
