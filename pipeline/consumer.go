@@ -64,6 +64,7 @@ type consumer struct {
 
 	suspects, dangerous suspects     // see suspectLoop
 	handled, failed     atomic.Int64 // deliveries, since the consumer began
+	putOffCut           atomic.Bool  // it was said that a put-off was cut to putOffLimit
 
 	mu            sync.Mutex // guards what follows
 	streams       map[string]*membership

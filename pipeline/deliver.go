@@ -138,7 +138,7 @@ func (c *consumer) deliver(read *redisstream.Delivered, of *membership, event *d
 	h := &handed{consumer: c, of: of, Delivery: Delivery{
 		Event: event.Event, Stream: read.Stream, Position: event.position, Group: c.cfg.Group, Consumer: c.self.Name,
 		Attempt: event.attempt + max(0, read.Count-1), Crashes: crashes, First: event.first, Origin: event.origin, Claimed: read.Claimed,
-		Hop: event.hop, Previous: event.previous, ref: read.Ref, others: event.others,
+		Hop: event.hop, Previous: event.previous, ref: read.Ref, putOffs: event.putOffs, others: event.others,
 	}}
 	h.handed = h
 	if read.Count > 0 || crashes > 0 {
@@ -386,15 +386,19 @@ func (c *consumer) again(ref redisstream.Ref, e *decoded, attempt int, origin st
 	position := e.position
 	setDefault(&position, positionOf(ref.ID))
 	extra := []redisstream.Pair{{Key: keyPosition, Value: string(position)}, {Key: keyAttempt, Value: strconv.Itoa(attempt)}}
-	crashes, first := "", ""
+	crashes, first, putOffs := "", "", ""
 	if e.crashes > 0 {
 		crashes = strconv.Itoa(e.crashes)
+	}
+	if e.putOffs > 0 {
+		putOffs = strconv.Itoa(e.putOffs)
 	}
 	if !e.first.IsZero() {
 		first = e.first.UTC().Format(time.RFC3339Nano)
 	}
 	for _, p := range [...]redisstream.Pair{
-		{Key: keyCrashes, Value: crashes}, {Key: keyFirst, Value: first}, {Key: keyOrigin, Value: origin}, {Key: keyHop, Value: e.hop}, {Key: keyPrevious, Value: e.previous},
+		{Key: keyCrashes, Value: crashes}, {Key: keyFirst, Value: first}, {Key: keyPutOffs, Value: putOffs},
+		{Key: keyOrigin, Value: origin}, {Key: keyHop, Value: e.hop}, {Key: keyPrevious, Value: e.previous},
 	} {
 		if p.Value != "" {
 			extra = append(extra, p)

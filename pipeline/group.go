@@ -41,8 +41,8 @@ type Policy struct {
 	// CrashLimit is how often processes may die while they handle a delivery before it becomes a dead letter. Only a delivery that was
 	// running then is counted, and the first time not, since nobody knows whether it was. Default: 3; negative: without end.
 	CrashLimit int
-	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …).
-	// Default: DefaultBackoff.
+	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …); that it
+	// was put off without a time (RetryAfterError) counts here as well. Default: DefaultBackoff.
 	Backoff func(failures int) time.Duration
 	// Timeout is how long a handler may run; then its ctx is cancelled, and whatever it returns is a failure. The delivery stays this
 	// instance's until it returns. Default: 0, without end.
@@ -100,9 +100,10 @@ type Delivery struct {
 	Hop      string    // W3C traceparent of whoever sent it again; empty for a fresh one
 	Previous string    // W3C traceparent of the last failed attempt; empty where unknown
 
-	ref    redisstream.Ref
-	others []redisstream.Pair // metadata that a retry carries on
-	handed *handed            // what it is handed out as
+	ref     redisstream.Ref
+	putOffs int                // how often it was put off without a time, at no cost of an attempt
+	others  []redisstream.Pair // metadata that a retry carries on
+	handed  *handed            // what it is handed out as
 }
 
 // Begin is called by those who set GroupConfig.SettledByHandler, just before the handler starts. It reports whether the delivery is still

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
@@ -263,4 +266,145 @@ func TestG10RetryNowOfAnUnknownGroup(t *testing.T) {
 			t.Error("a stream that can't be: got no error")
 		}
 	})
+}
+
+// putOffs runs a group in virtual time whose handler asks for the given time until enough is true, and
+// returns when each try began.
+func putOffs(t *testing.T, after time.Duration, enough func(begun []time.Time) bool) (begun []time.Time) {
+	t.Helper()
+	b := openBus(t, Config{})
+	done := make(chan struct{})
+	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{Attempts: 1}}
+	handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
+		begun = append(begun, time.Now())
+		if d.Attempt != 1 {
+			t.Errorf("got attempt %d: a put-off costs none", d.Attempt)
+		}
+		if enough(begun) {
+			close(done)
+			return nil
+		}
+		return &RetryAfterError{Err: errors.New("not yet"), After: after}
+	})
+	publish(t, b, Event{Type: "booking.created"})
+	<-done
+	return begun
+}
+
+// Exit 101 without a time, a Retry-After of 0 or in the past: the wait grows with each time, as it does
+// with failures. It was a second for ever.
+func TestG19RetryAfterWithoutATimeBacksOff(t *testing.T) {
+	t.Parallel()
+	for _, after := range []time.Duration{0, -time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			begun := putOffs(t, after, func(begun []time.Time) bool { return len(begun) == 14 })
+			for i := 1; i < len(begun); i++ {
+				want := min(time.Second<<(i-1), 15*time.Minute)
+				// What is due is moved by the next beat, and that comes when it is due.
+				got := begun[i].Sub(begun[i-1])
+				if got < want*8/10 || got > want*12/10+10*time.Millisecond {
+					t.Errorf("after %v, wait %d: got %v, want %v ± 20 %%", after, i, got, want)
+				}
+			}
+		})
+	}
+}
+
+// A time that is named is obeyed as it is, whatever came before.
+func TestG19RetryAfterWithATimeDoesNotGrow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begun := putOffs(t, 20*time.Second, func(begun []time.Time) bool { return len(begun) == 10 })
+		for i := 1; i < len(begun); i++ {
+			if got := begun[i].Sub(begun[i-1]); got < 20*time.Second || got > 20*time.Second+10*time.Millisecond {
+				t.Errorf("wait %d: got %v, want 20 s", i, got)
+			}
+		}
+	})
+}
+
+// What is never ready takes some hundred tries in the day after which that is a failure, not 86,400.
+func TestG19RetryAfterWithoutATimeEndsAfterADay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := openBus(t, Config{})
+		tries := 0
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{Attempts: 1}}
+		handle(t, b, g, AllStreams, func(context.Context, *Delivery) error {
+			tries++
+			return &RetryAfterError{Err: errors.New("not yet")}
+		})
+		publish(t, b, Event{Type: "booking.created"})
+		time.Sleep(25 * time.Hour) // of the bubble's time
+		synctest.Wait()
+		if tries < 50 || tries > 150 {
+			t.Errorf("got %d tries, want about 105", tries)
+		}
+		if d := onlyDead(t, b, "booking", "g"); d.Attempts != 1 {
+			t.Errorf("dead letter %+v, want one attempt", d)
+		}
+	})
+}
+
+// The number of put-offs goes with the delivery, from instance to instance, and past one that failed.
+func TestG19RetryAfterIsCountedInTheCopy(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		var mu sync.Mutex
+		var asked []int // of Backoff
+		backoff := func(failures int) time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, failures)
+			return time.Millisecond
+		}
+		results := []error{&RetryAfterError{}, &RetryAfterError{}, errors.New("no"), &RetryAfterError{}}
+		for i := range results {
+			if later, ok := results[i].(*RetryAfterError); ok {
+				later.Err = errors.New("not yet")
+			}
+		}
+		// Each instance takes one try and leaves.
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{Backoff: backoff}}
+		publish(t, b, Event{Type: "booking.created"})
+		for _, result := range append(results, nil) {
+			tried := make(chan struct{})
+			sub := handle(t, b, g, AllStreams, func(context.Context, *Delivery) error { close(tried); return result })
+			within(t, "a try", tried)
+			if err := sub.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// A put-off counts besides the failures, a failure by itself.
+		if diff := cmp.Diff([]int{1, 2, 1, 4}, asked); diff != "" {
+			t.Errorf("back-off was asked for (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A year is cut to a day, and that is said, once.
+func TestG19RetryAfterOfAYearIsADay(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	c := &consumer{cfg: GroupConfig{}.withDefaults(), logger: slog.New(slog.NewTextHandler(&log, nil))}
+	for asked, want := range map[time.Duration]time.Duration{
+		24 * time.Hour: 24 * time.Hour, 24*time.Hour - 1: 24*time.Hour - 1, time.Millisecond: time.Millisecond,
+	} {
+		if got := c.putOffFor(&Delivery{Attempt: 1}, 1, asked); got != want {
+			t.Errorf("asked for %v: put off for %v, want %v", asked, got, want)
+		}
+	}
+	if log.Len() > 0 {
+		t.Errorf("it is said that something was cut: %s", log.String())
+	}
+	for range 2 {
+		d := Delivery{Event: Event{ID: "e", Type: "t", Source: "s"}, Stream: "booking", Attempt: 1, First: time.Now()}
+		s := c.resultOf(&d, &RetryAfterError{Err: errors.New("not yet"), After: 365 * 24 * time.Hour})
+		if s.retry == nil || s.retry.Delay != 24*time.Hour {
+			t.Errorf("got %+v, want it put off for a day", s)
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "asked=8760h0m0s") {
+		t.Errorf("want one line that says what was asked for, got %q", log.String())
+	}
 }
