@@ -45,8 +45,8 @@ set. Exit 0 acknowledges the event, 100 gives it up, 101 asks for more time (a l
 Anything else is a failure: the event comes again, after 1 s, 2 s, 4 s … up to 15 min, and is given up after the 20th, about
 2.5 hours after the first; see "millrace dead". What CMD publishes with "millrace publish" belongs to the same story.
 
---webhook URL posts the CloudEvent; 2xx acknowledges, 4xx but 408, 425 and 429 gives up, anything else is a failure, and Retry-After is
-honoured. --print prints a line.
+--webhook URL posts the CloudEvent; 2xx acknowledges, 400, 410, 413, 415 and 422 give it up, anything else is a failure. Retry-After is
+honoured, up to 24 h. --print prints a line.
 
 ` + patternHelp,
 		Example: `  millrace work billing 'booking.*' --exec ./charge.py
