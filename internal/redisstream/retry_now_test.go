@@ -1,6 +1,8 @@
 package redisstream
 
 import (
+	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"testing"
@@ -106,5 +108,52 @@ func TestG10RetryNowOfLargeDeliveries(t *testing.T) {
 	}
 	if ids := laneIDs(t, c, 0); len(ids) != n || ids[0] != "e-8" || ids[n-1] != "e-0" {
 		t.Errorf("lane holds %v, want all, those due last first", ids)
+	}
+}
+
+// failing defers again, for twice as long, what a step of RetryNow has moved, before the next one.
+type failing struct {
+	client redis.UniversalClient
+	key    string
+}
+
+func (f failing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f failing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (f failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if name := cmd.Name(); err != nil || name != "evalsha" && name != "eval" {
+			return err
+		}
+		got, _ := cmd.(*redis.Cmd).Slice()
+		moved, _ := got[0].(int64)
+		for range moved {
+			again := redis.Z{Score: float64(time.Now().Add(2 * time.Hour).UnixMilli()), Member: rand.Text()}
+			if err := f.client.ZAdd(ctx, f.key, again).Err(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// What fails again between two steps is passed over, and all that was deferred before is moved.
+func TestG10RetryNowPassesOverWhatFailsAgain(t *testing.T) {
+	t.Parallel()
+	const n = 2*retryNowBatch + 50
+	c, client := deferred(t, numbered(n, "{}")...)
+	c.admin.AddHook(failing{client, c.deferredKey("booking", "g")})
+	if moved, full, err := c.RetryNow(t.Context(), "booking", "g"); moved != n || full || err != nil {
+		t.Errorf("moved %d, full %v, error %v, want %d", moved, full, err, n)
+	}
+	if ids := laneIDs(t, c, 0); len(ids) != n || ids[0] != fmt.Sprint("e-", n-1) || ids[n-1] != "e-0" {
+		t.Errorf("lane holds %d, want the %d that were deferred", len(ids), n)
+	}
+	if left, err := c.Deferred(t.Context(), "booking", "g"); left != n || err != nil {
+		t.Errorf("%d are deferred, error %v, want the %d that failed again", left, err, n)
 	}
 }
