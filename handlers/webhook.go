@@ -21,14 +21,14 @@ import (
 
 // WebhookConfig varies Webhook. The zero value is useful.
 type WebhookConfig struct {
-	// Timeout bounds one request, its answer included. Default: 30 s. A request that is sent again since
-	// its connection had been closed has as much.
+	// Timeout bounds one request, its answer included. Default: 30 s. A request that is sent again
+	// since its connection had been closed has as much.
 	Timeout time.Duration
 	// Header returns headers to send besides ours: traceparent, a signature. Default: none.
 	Header func(ctx context.Context, d *pipeline.Delivery) http.Header
-	// Transport sends the requests. Default: one like http.DefaultTransport that keeps up to 64 idle
-	// connections. A request that is sent again goes over a copy of it that uses no connection twice,
-	// where it is a *http.Transport.
+	// Transport sends the requests. Default: one like http.DefaultTransport that keeps up to 64
+	// idle connections. A request that is sent again goes over a copy of it that uses no connection
+	// twice, where it is a *http.Transport.
 	Transport http.RoundTripper
 }
 
@@ -39,15 +39,16 @@ const maxAnswer = 64 << 10
 type StatusError struct {
 	URL    string // without user, query and fragment, which may hold secrets
 	Status int
-	// Body is the beginning of what was answered, at most 500 bytes of UTF-8 without control characters.
-	// What it repeats of user and query of the URL is left out.
+	// Body is the beginning of what was answered, at most 500 bytes of UTF-8 without control
+	// characters. What it repeats of user and query of the URL is left out.
 	Body string
 }
 
 func (e *StatusError) Error() string {
 	text := fmt.Sprintf("post %s: status %d %s", e.URL, e.Status, http.StatusText(e.Status))
 	if e.Body != "" {
-		// In quotes, which keep it out of the fingerprint of the failure: an answer may hold a request ID.
+		// In quotes, which keep it out of the fingerprint of the failure: an answer may hold a
+		// request ID.
 		text += ": `" + strings.ReplaceAll(e.Body, "`", "'") + "`"
 	}
 	return text
@@ -60,15 +61,15 @@ func (e *StatusError) ErrorType() string { return strconv.Itoa(e.Status) }
 
 // Webhook returns a handler that posts each event to target, an http or https URL, as a structured
 // CloudEvent (application/cloudevents+json) with the headers X-Correlation-ID, Millrace-Group and
-// Millrace-Attempt. 2xx acknowledges. 400, 410, 413, 415 and 422 say that no retry will help, and the
-// event becomes a dead letter. Any other status is a failure: 401, 403 and 404 too, since that is what a
-// service answers while it is deployed or its keys are changed. So are redirects: following one would
-// send the event where nobody configured it to go. A failure with a Retry-After says "later", at no cost
-// of an attempt; at most 24 h are obeyed, and 0 or a time in the past means the back-off of the group.
-// The error wraps a *StatusError.
+// Millrace-Attempt. 2xx acknowledges. 400, 410, 413, 415 and 422 say that no retry will help, and
+// the event becomes a dead letter. Any other status is a failure: 401, 403 and 404 too, since that
+// is what a service answers while it is deployed or its keys are changed. So are redirects:
+// following one would send the event where nobody configured it to go. A failure with a Retry-After
+// says "later", at no cost of an attempt; at most 24 h are obeyed, and 0 or a time in the past
+// means the back-off of the group. The error wraps a *StatusError.
 //
-// Where the server closes a connection that was used before and answers nothing, which happens when it
-// does so at the moment of the request, the request is sent once more, on a new connection.
+// Where the server closes a connection that was used before and answers nothing, which happens when
+// it does so at the moment of the request, the request is sent once more, on a new connection.
 func Webhook(target string, cfg WebhookConfig) (router.Handler, error) {
 	u, err := url.Parse(target)
 	if err != nil {
@@ -135,7 +136,8 @@ func (w *webhook) handle(ctx context.Context, d *pipeline.Delivery) error {
 	defer resp.Body.Close()
 	answer := &StatusError{URL: w.name, Status: resp.StatusCode}
 	if !answer.ok() {
-		begin, _ := io.ReadAll(io.LimitReader(resp.Body, maxShown)) // the status has decided already
+		// The status has decided already, whether the rest can be read or not.
+		begin, _ := io.ReadAll(io.LimitReader(resp.Body, maxShown))
 		answer.Body = shown(begin, w.secrets)
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // likewise
@@ -165,8 +167,8 @@ func judge(answer *StatusError, after string) error {
 		return nil
 	}
 	switch answer.Status {
-	case http.StatusBadRequest, http.StatusGone, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType,
-		http.StatusUnprocessableEntity:
+	case http.StatusBadRequest, http.StatusGone, http.StatusRequestEntityTooLarge,
+		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
 		return router.Permanent(answer)
 	}
 	if wait, named := waitOf(after, time.Now()); named {
@@ -175,8 +177,8 @@ func judge(answer *StatusError, after string) error {
 	return answer
 }
 
-// waitOf reads the header Retry-After: seconds, or a date (RFC 9110, 10.2.3). A wait that is longer than
-// a Duration can tell is the longest there is.
+// waitOf reads the header Retry-After: seconds, or a date (RFC 9110, 10.2.3). A wait that is longer
+// than a Duration can tell is the longest there is.
 func waitOf(after string, now time.Time) (wait time.Duration, named bool) {
 	seconds, err := strconv.ParseUint(after, 10, 64)
 	if err == nil || errors.Is(err, strconv.ErrRange) {

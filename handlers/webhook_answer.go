@@ -13,11 +13,11 @@ import (
 const (
 	// maxBody is how much of an answer's body the error of a webhook holds, in bytes.
 	maxBody = 500
-	// maxShown is how much of it is looked at: a secret that stands across the end of maxBody must be
-	// found as a whole.
+	// maxShown is how much of it is looked at: a secret that stands across the end of maxBody must
+	// be found as a whole.
 	maxShown = 8 << 10
-	// minSecret is the shortest text that counts as a secret: without one, "v=1" in a query would take
-	// every 1 out of the answer.
+	// minSecret is the shortest text that counts as a secret: without one, "v=1" in a query would
+	// take every 1 out of the answer.
 	minSecret = 4
 )
 
@@ -44,11 +44,13 @@ func shown(begin []byte, secrets []string) string {
 	return text
 }
 
-// secretsOf are the parts of a URL that an answer may repeat and an error must not: user and query, as
-// they are written and as they are meant. The longest come first, since one may be a part of another.
+// secretsOf are the parts of a URL that an answer may repeat and an error must not: user and query,
+// as they are written and as they are meant. The longest come first, since one may be a part of
+// another.
 func secretsOf(u *url.URL) (secrets []string) {
 	add := func(text string) {
-		for _, form := range []string{text, strings.ReplaceAll(text, "/", `\/`)} { // as some write it in JSON
+		inJSON := strings.ReplaceAll(text, "/", `\/`) // as some write it
+		for _, form := range []string{text, inJSON} {
 			if len(form) >= minSecret && !slices.Contains(secrets, form) {
 				secrets = append(secrets, form)
 			}

@@ -57,7 +57,9 @@ func TestG10WebhookAnswerStandsInTheDeadLetter(t *testing.T) {
 	var n atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnprocessableEntity)
-		texts := []string{"request alpha: can't `parse` \"date\"", `{"request":"beta","path":"` + r.URL.String() + `"}`, ""}
+		texts := []string{
+			"request alpha: can't `parse` \"date\"", `{"request":"beta","path":"` + r.URL.String() + `"}`, "",
+		}
 		_, _ = w.Write([]byte(texts[n.Add(1)-1]))
 	}))
 	t.Cleanup(server.Close)
@@ -116,7 +118,8 @@ func TestG19RetryAfterOfTheWebhook(t *testing.T) {
 	t.Parallel()
 	for after, want := range map[string]string{
 		"0": "0s", "1": "1s", "86401": "24h0m1s", "31536000": "8760h0m0s", "4294967296": "1193046h28m16s",
-		"99999999999999999999999": "2562047h47m16s", "Thu, 01 Jan 1970 00:00:00 GMT": "0s", "": "none", "1.5": "none", "+1": "none",
+		"99999999999999999999999": "2562047h47m16s", "Thu, 01 Jan 1970 00:00:00 GMT": "0s",
+		"": "none", "1.5": "none", "+1": "none",
 	} {
 		wait, named := waitOf(after, delivery("").Event.Time)
 		got := "none"

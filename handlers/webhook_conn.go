@@ -7,14 +7,14 @@ import (
 	"sync/atomic"
 )
 
-// usedConnection watches whether a request went over a connection that had been used before, and whether
-// an answer began.
+// usedConnection watches whether a request went over a connection that had been used before, and
+// whether an answer began.
 //
-// A server closes a connection that is idle, and may do so just when a request is on its way. net/http
-// sends such a request again by itself, but a POST only if nothing of it was written, or if it says by an
-// Idempotency-Key that it may be repeated; not even then where a part of a larger body was written.
-// Deliveries may be repeated anyway. Over a new connection there is no such race: who closes that one
-// without an answer has failed.
+// A server closes a connection that is idle, and may do so just when a request is on its way.
+// net/http sends such a request again by itself, but a POST only if nothing of it was written, or
+// if it says by an Idempotency-Key that it may be repeated; not even then where a part of a larger
+// body was written. Deliveries may be repeated anyway. Over a new connection there is no such race:
+// who closes that one without an answer has failed.
 type usedConnection struct{ reused, answered atomic.Bool }
 
 // watch returns a context for the request.
@@ -25,8 +25,8 @@ func (c *usedConnection) watch(ctx context.Context) context.Context {
 	})
 }
 
-// closedUnanswered reports whether the error of the request is that of a connection which the server
-// closed before it answered.
+// closedUnanswered reports whether the error of the request is that of a connection which the
+// server closed before it answered.
 func (c *usedConnection) closedUnanswered(err error) bool {
 	sent, ok := err.(*url.Error) // as http.Client returns it
 	return ok && !sent.Timeout() && c.reused.Load() && !c.answered.Load()

@@ -117,8 +117,9 @@ func TestWebhookStatusSaysWhetherARetryHelps(t *testing.T) {
 		after  string // Retry-After
 		want   verdict
 	}{
-		{400, "", verdict{Permanent: true}}, {410, "5", verdict{Permanent: true}}, {422, "", verdict{Permanent: true}},
-		{401, "", verdict{}}, {403, "", verdict{}}, {404, "", verdict{}}, {404, "7", verdict{Later: true, After: 7 * time.Second}},
+		{400, "", verdict{Permanent: true}}, {410, "5", verdict{Permanent: true}},
+		{422, "", verdict{Permanent: true}}, {401, "", verdict{}}, {403, "", verdict{}},
+		{404, "", verdict{}}, {404, "7", verdict{Later: true, After: 7 * time.Second}},
 		{408, "", verdict{}}, {425, "", verdict{}}, {429, "", verdict{}}, {302, "", verdict{}}, {500, "", verdict{}}, {503, "", verdict{}},
 		{429, "7", verdict{Later: true, After: 7 * time.Second}}, {503, "120", verdict{Later: true, After: 2 * time.Minute}},
 		{302, "7", verdict{Later: true, After: 7 * time.Second}}, {408, "7", verdict{Later: true, After: 7 * time.Second}},

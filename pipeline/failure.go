@@ -33,8 +33,8 @@ func (e *PermanentError) ErrorType() string { return "permanent" }
 // A delivery that has been put off for 24 h since its first attempt is treated as failed.
 type RetryAfterError struct {
 	Err error
-	// After is how long; more than 24 h is taken for 24 h. Where it is not positive the back-off of the
-	// policy says it, which grows with each time that the delivery is put off like that.
+	// After is how long; more than 24 h is taken for 24 h. Where it is not positive the back-off of
+	// the policy says it, which grows with each time that the delivery is put off like that.
 	After time.Duration
 }
 

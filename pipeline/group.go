@@ -41,8 +41,8 @@ type Policy struct {
 	// CrashLimit is how often processes may die while they handle a delivery before it becomes a dead letter. Only a delivery that was
 	// running then is counted, and the first time not, since nobody knows whether it was. Default: 3; negative: without end.
 	CrashLimit int
-	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …); that it
-	// was put off without a time (RetryAfterError) counts here as well. Default: DefaultBackoff.
+	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …); that
+	// it was put off without a time (RetryAfterError) counts here as well. Default: DefaultBackoff.
 	Backoff func(failures int) time.Duration
 	// Timeout is how long a handler may run; then its ctx is cancelled, and whatever it returns is a failure. The delivery stays this
 	// instance's until it returns. Default: 0, without end.
@@ -60,15 +60,15 @@ type Policy struct {
 	PerSubject bool
 }
 
-// defaultAttempts and backoffLongest together outlast a deploy or a night's trouble with a database:
-// the 19 waits between 20 attempts are 1 + 2 + … + 512 s and 9 × 15 min, 2 h 32 min in all.
+// defaultAttempts and backoffLongest together outlast a deploy and most troubles of a database: the
+// 19 waits between 20 attempts are 1 + 2 + … + 512 s and 9 × 15 min, 2 h 32 min in all.
 const (
 	defaultAttempts = 20
 	backoffLongest  = 15 * time.Minute
 )
 
-// DefaultBackoff is 1 s after the first failure, doubling to 15 min, each ± 20 %, so that what failed
-// together does not come again together. The waits between 20 attempts sum up to 2 h 32 min.
+// DefaultBackoff is 1 s after the first failure, doubling to 15 min, each ± 20 %, so that what
+// failed together does not come again together. The waits between 20 attempts sum up to 2 h 32 min.
 func DefaultBackoff(failures int) time.Duration {
 	wait := min(time.Second<<min(max(failures-1, 0), 10), backoffLongest)
 	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))

@@ -2,9 +2,9 @@ package pipeline
 
 import "context"
 
-// Deferred is how many failed deliveries of a group wait for their next attempt, or were put off, at a
-// stream: what RetryNow would move. GroupHealth.Deferred also counts events that wait for a consumer
-// which handles their type. ErrUnknownGroup where there is no such group.
+// Deferred is how many failed deliveries of a group wait for their next attempt, or were put off,
+// at a stream: what RetryNow would move. GroupHealth.Deferred also counts events that wait for a
+// consumer which handles their type. ErrUnknownGroup where there is no such group.
 func (b *Bus) Deferred(ctx context.Context, stream, group string) (int, error) {
 	if _, err := b.group(ctx, stream, group); err != nil {
 		return 0, err
@@ -14,10 +14,10 @@ func (b *Bus) Deferred(ctx context.Context, stream, group string) (int, error) {
 }
 
 // RetryNow has a group try its failed deliveries of a stream again at once, instead of when their
-// back-off ends: say so when the reason has been mended. Each keeps its number of attempts. It moves what
-// is deferred when it is called, those due last first, and returns how many that were; with an error it
-// is how many were moved before it. ErrUnknownGroup where there is no such group, ErrBackPressure where
-// the lane of the group is full: the rest comes when it is due.
+// back-off ends: say so when the reason has been mended. Each keeps its number of attempts. It
+// moves what is deferred when it is called, those due last first, and returns how many that were;
+// with an error it is how many were moved before it. ErrUnknownGroup where there is no such group,
+// ErrBackPressure where the lane of the group is full: the rest comes when it is due.
 func (b *Bus) RetryNow(ctx context.Context, stream, group string) (int, error) {
 	if _, err := b.group(ctx, stream, group); err != nil {
 		return 0, err

@@ -55,7 +55,8 @@ func TestG10SumOfTheDefaultBackoff(t *testing.T) {
 			sum += DefaultBackoff(failures)
 		}
 	}
-	if got, want := sum/rounds, 2*time.Hour+32*time.Minute+3*time.Second; (got - want).Abs() > 5*time.Minute {
+	const want = 2*time.Hour + 32*time.Minute + 3*time.Second
+	if got := sum / rounds; (got - want).Abs() > 5*time.Minute {
 		t.Errorf("the waits sum up to %v, want about %v", got, want)
 	}
 }
@@ -176,7 +177,7 @@ func TestG10RetryNowBesideBeatsAndOthers(t *testing.T) {
 		b := open(nil)
 		all, fail := attempts{}, manyReasons()
 		backoff := func(failures int) time.Duration { return time.Duration(failures) * 10 * time.Millisecond }
-		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: 64, Policy: Policy{Backoff: backoff}}
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{Backoff: backoff}}
 		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
 			all.add(d)
 			if d.Attempt < tries {
@@ -268,8 +269,8 @@ func TestG10RetryNowOfAnUnknownGroup(t *testing.T) {
 	})
 }
 
-// putOffs runs a group in virtual time whose handler asks for the given time until enough is true, and
-// returns when each try began.
+// putOffs runs a group in virtual time whose handler asks for the given time until enough is true,
+// and returns when each try began.
 func putOffs(t *testing.T, after time.Duration, enough func(begun []time.Time) bool) (begun []time.Time) {
 	t.Helper()
 	b := openBus(t, Config{})
@@ -291,8 +292,8 @@ func putOffs(t *testing.T, after time.Duration, enough func(begun []time.Time) b
 	return begun
 }
 
-// Exit 101 without a time, a Retry-After of 0 or in the past: the wait grows with each time, as it does
-// with failures. It was a second for ever.
+// Exit 101 without a time, a Retry-After of 0 or in the past: the wait grows with each time, as it
+// does with failures. It was a second for ever.
 func TestG19RetryAfterWithoutATimeBacksOff(t *testing.T) {
 	t.Parallel()
 	for _, after := range []time.Duration{0, -time.Minute} {
@@ -323,7 +324,8 @@ func TestG19RetryAfterWithATimeDoesNotGrow(t *testing.T) {
 	})
 }
 
-// What is never ready takes some hundred tries in the day after which that is a failure, not 86,400.
+// What is never ready takes some hundred tries in the day after which that is a failure, not
+// 86,400.
 func TestG19RetryAfterWithoutATimeEndsAfterADay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -346,7 +348,8 @@ func TestG19RetryAfterWithoutATimeEndsAfterADay(t *testing.T) {
 	})
 }
 
-// The number of put-offs goes with the delivery, from instance to instance, and past one that failed.
+// The number of put-offs goes with the delivery, from instance to instance, and past one that
+// failed.
 func TestG19RetryAfterIsCountedInTheCopy(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(nil)
@@ -369,7 +372,10 @@ func TestG19RetryAfterIsCountedInTheCopy(t *testing.T) {
 		publish(t, b, Event{Type: "booking.created"})
 		for _, result := range append(results, nil) {
 			tried := make(chan struct{})
-			sub := handle(t, b, g, AllStreams, func(context.Context, *Delivery) error { close(tried); return result })
+			sub := handle(t, b, g, AllStreams, func(context.Context, *Delivery) error {
+				close(tried)
+				return result
+			})
 			within(t, "a try", tried)
 			if err := sub.Close(); err != nil {
 				t.Fatal(err)
@@ -398,7 +404,8 @@ func TestG19RetryAfterOfAYearIsADay(t *testing.T) {
 		t.Errorf("it is said that something was cut: %s", log.String())
 	}
 	for range 2 {
-		d := Delivery{Event: Event{ID: "e", Type: "t", Source: "s"}, Stream: "booking", Attempt: 1, First: time.Now()}
+		e := Event{ID: "e", Type: "t", Source: "s"}
+		d := Delivery{Event: e, Stream: "booking", Attempt: 1, First: time.Now()}
 		s := c.resultOf(&d, &RetryAfterError{Err: errors.New("not yet"), After: 365 * 24 * time.Hour})
 		if s.retry == nil || s.retry.Delay != 24*time.Hour {
 			t.Errorf("got %+v, want it put off for a day", s)

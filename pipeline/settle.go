@@ -190,9 +190,9 @@ func (c *consumer) resultOf(d *Delivery, err error) settlement {
 	return settlement{ref: d.ref, retry: c.retryOf(d, d.Attempt+1, c.cfg.Policy.Backoff(failures))}
 }
 
-// putOffFor is for how long a delivery is put off whose handler asked for a time, or for none. Without
-// one the back-off counts the put-offs besides the failures: a delivery that is never ready would come
-// each second for a day otherwise, since its attempt stays the same.
+// putOffFor is for how long a delivery is put off whose handler asked for a time, or for none.
+// Without one the back-off counts the put-offs besides the failures: a delivery that is never ready
+// would come each second for a day otherwise, since its attempt stays the same.
 func (c *consumer) putOffFor(d *Delivery, failures int, asked time.Duration) time.Duration {
 	if asked <= 0 {
 		wait := c.cfg.Policy.Backoff(failures + d.putOffs)

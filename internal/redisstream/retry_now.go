@@ -15,9 +15,9 @@ func (c *Client) Deferred(ctx context.Context, stream, group string) (int, error
 	return int(n), err
 }
 
-// RetryNow moves the deferred deliveries of a group to its lane, in steps of which each is atomic. It
-// returns how many it moved, and whether some are left since the lane is full. It moves no more than
-// there were when it began: following those that fail again meanwhile might never end.
+// RetryNow moves the deferred deliveries of a group to its lane, in steps of which each is atomic.
+// It returns how many it moved, and whether some are left since the lane is full. It moves no more
+// than there were when it began: following those that fail again meanwhile might never end.
 func (c *Client) RetryNow(ctx context.Context, stream, group string) (moved int, full bool, err error) {
 	left, err := c.Deferred(ctx, stream, group)
 	if err != nil {
