@@ -73,11 +73,14 @@ func (e *ExitError) ErrorType() string {
 // this process, MILLRACE_EVENT_ID, MILLRACE_EVENT_TYPE, MILLRACE_STREAM, MILLRACE_POSITION, MILLRACE_SUBJECT,
 // MILLRACE_GROUP, MILLRACE_ATTEMPT and MILLRACE_CORRELATION_ID.
 //
-// Exit status 0 acknowledges the event. 100 says that no retry will help: the event becomes a dead letter. 101 says "later", at no cost of an
-// attempt: after the time that the last line of its output names ("retry-after: 30s"), else after the back-off of the group. Anything else, a
-// signal included, is a failure. The error wraps an *ExitError in each case. When ctx ends, the process group
-// gets SIGTERM, and SIGKILL after KillAfter; a command that exits with 0 on SIGTERM has failed too, since nobody knows
-// whether it was done. Processes that a command left in the background when it exited by itself are not touched.
+// Exit status 0 acknowledges the event. 100 says that no retry will help: the event becomes a dead
+// letter. 101 says "later", at no cost of an attempt: after the time that the last line of its
+// output names ("retry-after: 30s"), 24 h at most, else after the back-off of the group, which
+// grows with each time. Anything else, a signal included, is a failure. The error wraps an
+// *ExitError in each case. When ctx ends, the process group gets SIGTERM, and SIGKILL after
+// KillAfter; a command that exits with 0 on SIGTERM has failed too, since nobody knows whether it
+// was done. Processes that a command left in the background when it exited by itself are not
+// touched.
 func Exec(command string, cfg ExecConfig) router.Handler {
 	if cfg.KillAfter == 0 {
 		cfg.KillAfter = 5 * time.Second

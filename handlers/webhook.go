@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rishi-platform/millrace/pipeline"
@@ -19,11 +21,14 @@ import (
 
 // WebhookConfig varies Webhook. The zero value is useful.
 type WebhookConfig struct {
-	// Timeout bounds one request, its answer included. Default: 30 s.
+	// Timeout bounds one request, its answer included. Default: 30 s. A request that is sent again
+	// since its connection had been closed has as much.
 	Timeout time.Duration
 	// Header returns headers to send besides ours: traceparent, a signature. Default: none.
 	Header func(ctx context.Context, d *pipeline.Delivery) http.Header
-	// Transport sends the requests. Default: one like http.DefaultTransport that keeps up to 64 idle connections.
+	// Transport sends the requests. Default: one like http.DefaultTransport that keeps up to 64
+	// idle connections. A request that is sent again goes over a copy of it that uses no connection
+	// twice, where it is a *http.Transport.
 	Transport http.RoundTripper
 }
 
@@ -34,20 +39,37 @@ const maxAnswer = 64 << 10
 type StatusError struct {
 	URL    string // without user, query and fragment, which may hold secrets
 	Status int
+	// Body is the beginning of what was answered, at most 500 bytes of UTF-8 without control
+	// characters. What it repeats of user and query of the URL is left out.
+	Body string
 }
 
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("post %s: status %d %s", e.URL, e.Status, http.StatusText(e.Status))
+	text := fmt.Sprintf("post %s: status %d %s", e.URL, e.Status, http.StatusText(e.Status))
+	if e.Body != "" {
+		// In quotes, which keep it out of the fingerprint of the failure: an answer may hold a
+		// request ID.
+		text += ": `" + strings.ReplaceAll(e.Body, "`", "'") + "`"
+	}
+	return text
 }
+
+func (e *StatusError) ok() bool { return e.Status >= 200 && e.Status <= 299 }
 
 // ErrorType is the status code, as the semantic conventions of OpenTelemetry have it for error.type.
 func (e *StatusError) ErrorType() string { return strconv.Itoa(e.Status) }
 
-// Webhook returns a handler that posts each event to target, an http or https URL, as a structured CloudEvent
-// (application/cloudevents+json) with the headers X-Correlation-ID, Millrace-Group and Millrace-Attempt. 2xx acknowledges. 4xx says that no
-// retry will help, and the event becomes a dead letter; but 408, 425 and 429, and any other status, are failures. A failure with a
-// Retry-After says "later", at no cost of an attempt. The error wraps a *StatusError. Redirects are failures too: following one would
-// send the event where nobody configured it to go.
+// Webhook returns a handler that posts each event to target, an http or https URL, as a structured
+// CloudEvent (application/cloudevents+json) with the headers X-Correlation-ID, Millrace-Group and
+// Millrace-Attempt. 2xx acknowledges. 400, 410, 413, 415 and 422 say that no retry will help, and
+// the event becomes a dead letter. Any other status is a failure: 401, 403 and 404 too, since that
+// is what a service answers while it is deployed or its keys are changed. So are redirects:
+// following one would send the event where nobody configured it to go. A failure with a Retry-After
+// says "later", at no cost of an attempt; at most 24 h are obeyed, and 0 or a time in the past
+// means the back-off of the group. The error wraps a *StatusError.
+//
+// Where the server closes a connection that was used before and answers nothing, which happens when
+// it does so at the moment of the request, the request is sent once more, on a new connection.
 func Webhook(target string, cfg WebhookConfig) (router.Handler, error) {
 	u, err := url.Parse(target)
 	if err != nil {
@@ -74,31 +96,36 @@ func Webhook(target string, cfg WebhookConfig) (router.Handler, error) {
 		cfg.Transport = t
 	}
 	w := &webhook{
-		url:    target,
-		name:   (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(),
-		header: cfg.Header,
+		url:     target,
+		name:    (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(),
+		header:  cfg.Header,
+		secrets: secretsOf(u),
 		client: http.Client{
 			Transport:     cfg.Transport,
 			Timeout:       cfg.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+	w.fresh = w.client
+	if t, ok := cfg.Transport.(*http.Transport); ok {
+		t = t.Clone()
+		t.DisableKeepAlives = true
+		w.fresh.Transport = t
+	}
 	return w.handle, nil
 }
 
 type webhook struct {
-	url    string
-	name   string // the URL as it may be shown
-	header func(context.Context, *pipeline.Delivery) http.Header
-	client http.Client
+	url     string
+	name    string // the URL as it may be shown
+	secrets []string
+	header  func(context.Context, *pipeline.Delivery) http.Header
+	client  http.Client
+	fresh   http.Client // each of its requests has a connection of its own, where that can be had
 }
 
 func (w *webhook) handle(ctx context.Context, d *pipeline.Delivery) error {
-	req, err := w.request(ctx, d)
-	if err != nil {
-		return fmt.Errorf("post %s: %w", w.name, err)
-	}
-	resp, err := w.client.Do(req)
+	resp, err := w.send(ctx, d)
 	if err != nil {
 		var sent *url.Error // it quotes the whole URL as well
 		if errors.As(err, &sent) {
@@ -107,16 +134,41 @@ func (w *webhook) handle(ctx context.Context, d *pipeline.Delivery) error {
 		return fmt.Errorf("post %s: %w", w.name, err)
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // the status has decided already
-	return judge(&StatusError{URL: w.name, Status: resp.StatusCode}, resp.Header.Get("Retry-After"))
+	answer := &StatusError{URL: w.name, Status: resp.StatusCode}
+	if !answer.ok() {
+		// The status has decided already, whether the rest can be read or not.
+		begin, _ := io.ReadAll(io.LimitReader(resp.Body, maxShown))
+		answer.Body = shown(begin, w.secrets)
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // likewise
+	return judge(answer, resp.Header.Get("Retry-After"))
+}
+
+// send posts the event, and once more where the server closed the connection instead of answering.
+func (w *webhook) send(ctx context.Context, d *pipeline.Delivery) (*http.Response, error) {
+	var used usedConnection
+	req, err := w.request(used.watch(ctx), d)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := w.client.Do(req)
+	if err == nil || ctx.Err() != nil || !used.closedUnanswered(err) {
+		return resp, err
+	}
+	if req, err = w.request(ctx, d); err != nil {
+		return nil, err
+	}
+	return w.fresh.Do(req)
 }
 
 // judge says what the status of an answer means for the event.
 func judge(answer *StatusError, after string) error {
-	switch status := answer.Status; {
-	case status >= 200 && status <= 299:
+	if answer.ok() {
 		return nil
-	case status >= 400 && status <= 499 && status != http.StatusRequestTimeout && status != http.StatusTooEarly && status != http.StatusTooManyRequests:
+	}
+	switch answer.Status {
+	case http.StatusBadRequest, http.StatusGone, http.StatusRequestEntityTooLarge,
+		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
 		return router.Permanent(answer)
 	}
 	if wait, named := waitOf(after, time.Now()); named {
@@ -125,10 +177,12 @@ func judge(answer *StatusError, after string) error {
 	return answer
 }
 
-// waitOf reads the header Retry-After: seconds, or a date (RFC 9110, 10.2.3).
+// waitOf reads the header Retry-After: seconds, or a date (RFC 9110, 10.2.3). A wait that is longer
+// than a Duration can tell is the longest there is.
 func waitOf(after string, now time.Time) (wait time.Duration, named bool) {
-	if seconds, err := strconv.ParseUint(after, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second, true
+	seconds, err := strconv.ParseUint(after, 10, 64)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(seconds, math.MaxInt64/uint64(time.Second))) * time.Second, true
 	}
 	if at, err := http.ParseTime(after); err == nil {
 		return max(0, at.Sub(now)), true

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,7 +117,9 @@ func TestWebhookStatusSaysWhetherARetryHelps(t *testing.T) {
 		after  string // Retry-After
 		want   verdict
 	}{
-		{400, "", verdict{Permanent: true}}, {404, "", verdict{Permanent: true}}, {410, "5", verdict{Permanent: true}}, {422, "", verdict{Permanent: true}},
+		{400, "", verdict{Permanent: true}}, {410, "5", verdict{Permanent: true}},
+		{422, "", verdict{Permanent: true}}, {401, "", verdict{}}, {403, "", verdict{}},
+		{404, "", verdict{}}, {404, "7", verdict{Later: true, After: 7 * time.Second}},
 		{408, "", verdict{}}, {425, "", verdict{}}, {429, "", verdict{}}, {302, "", verdict{}}, {500, "", verdict{}}, {503, "", verdict{}},
 		{429, "7", verdict{Later: true, After: 7 * time.Second}}, {503, "120", verdict{Later: true, After: 2 * time.Minute}},
 		{302, "7", verdict{Later: true, After: 7 * time.Second}}, {408, "7", verdict{Later: true, After: 7 * time.Second}},
@@ -151,15 +154,16 @@ func TestWebhookStatusSaysWhetherARetryHelps(t *testing.T) {
 	}
 }
 
-// Of the statuses that blame the request, just three say that the same request may do better later.
-func TestWebhookGivesUpOn4xxBut408And425And429(t *testing.T) {
+// Just these statuses say that the same request will never do. 401, 403 and 404 are what a service
+// answers while it is deployed.
+func TestG10WebhookGivesUpOnFewStatuses(t *testing.T) {
 	t.Parallel()
+	never := []int{400, 410, 413, 415, 422}
 	for status := 200; status <= 599; status++ {
 		err := judge(&StatusError{Status: status}, "")
 		var permanent *pipeline.PermanentError
 		got := errors.As(err, &permanent)
-		want := status/100 == 4 && status != 408 && status != 425 && status != 429
-		if got != want || (err == nil) != (status/100 == 2) {
+		if want := slices.Contains(never, status); got != want || (err == nil) != (status/100 == 2) {
 			t.Errorf("%d: got %v, want permanent %v", status, err, want)
 		}
 	}

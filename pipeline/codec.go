@@ -39,6 +39,7 @@ const (
 	keyAttempt  = prefixMillrace + "attempt"
 	keyCrashes  = prefixMillrace + "crashes"
 	keyFirst    = prefixMillrace + "first" // when the first attempt began
+	keyPutOffs  = prefixMillrace + "putoffs"
 	keyOrigin   = prefixMillrace + "origin"
 	keyHop      = prefixMillrace + "hop"
 	keyPrevious = prefixMillrace + "prev"
@@ -168,6 +169,7 @@ type decoded struct {
 	attempt  int      // 1 for a fresh one
 	crashes  int
 	first    time.Time // zero for a fresh one
+	putOffs  int
 	origin   string
 	hop      string
 	previous string
@@ -247,6 +249,10 @@ func (d *decoded) set(key, value string) error {
 	case keyFirst:
 		if at, err := time.Parse(time.RFC3339Nano, value); err == nil {
 			d.first = at
+		}
+	case keyPutOffs:
+		if n, err := strconv.Atoi(value); err == nil && n > 0 {
+			d.putOffs = n
 		}
 	case keyOrigin:
 		d.origin = value

@@ -57,6 +57,7 @@ type consumer struct {
 	done     doneEvents
 
 	handled, failed atomic.Int64 // deliveries, since the consumer began
+	putOffCut       atomic.Bool  // it was said that a put-off was cut to putOffLimit
 
 	mu            sync.Mutex // guards what follows
 	streams       map[string]*membership

@@ -158,7 +158,7 @@ func (h *holding) describe(event *decoded) {
 		Event: event.Event, Stream: h.Stream, Position: event.position, Group: h.consumer.cfg.Group,
 		Consumer: h.consumer.self.Name, Attempt: event.attempt + again, Crashes: crashes,
 		First: event.first, Origin: event.origin, Claimed: h.Claimed, Hop: event.hop,
-		Previous: event.previous, ref: h.ref, others: event.others, holding: h,
+		Previous: event.previous, ref: h.ref, putOffs: event.putOffs, others: event.others, holding: h,
 	}
 	h.entry = redisstream.Entry{}
 	h.suspect = h.delivered > 0 || crashes > 0
@@ -343,15 +343,19 @@ func (c *consumer) again(ref redisstream.Ref, e *decoded, attempt int, origin st
 	position := e.position
 	setDefault(&position, positionOf(ref.ID))
 	extra := []redisstream.Pair{{Key: keyPosition, Value: string(position)}, {Key: keyAttempt, Value: strconv.Itoa(attempt)}}
-	crashes, first := "", ""
+	crashes, first, putOffs := "", "", ""
 	if e.crashes > 0 {
 		crashes = strconv.Itoa(e.crashes)
+	}
+	if e.putOffs > 0 {
+		putOffs = strconv.Itoa(e.putOffs)
 	}
 	if !e.first.IsZero() {
 		first = e.first.UTC().Format(time.RFC3339Nano)
 	}
 	for _, p := range [...]redisstream.Pair{
-		{Key: keyCrashes, Value: crashes}, {Key: keyFirst, Value: first}, {Key: keyOrigin, Value: origin}, {Key: keyHop, Value: e.hop}, {Key: keyPrevious, Value: e.previous},
+		{Key: keyCrashes, Value: crashes}, {Key: keyFirst, Value: first}, {Key: keyPutOffs, Value: putOffs},
+		{Key: keyOrigin, Value: origin}, {Key: keyHop, Value: e.hop}, {Key: keyPrevious, Value: e.previous},
 	} {
 		if p.Value != "" {
 			extra = append(extra, p)

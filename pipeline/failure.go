@@ -32,8 +32,10 @@ func (e *PermanentError) ErrorType() string { return "permanent" }
 // RetryAfterError puts a delivery off without counting an attempt: what the handler needs is not there yet, and it knows for how long.
 // A delivery that has been put off for 24 h since its first attempt is treated as failed.
 type RetryAfterError struct {
-	Err   error
-	After time.Duration // not positive: the back-off of the policy
+	Err error
+	// After is how long; more than 24 h is taken for 24 h. Where it is not positive the back-off of
+	// the policy says it, which grows with each time that the delivery is put off like that.
+	After time.Duration
 }
 
 func (e *RetryAfterError) Error() string { return e.Err.Error() }

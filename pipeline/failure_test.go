@@ -190,7 +190,7 @@ func TestNegativeAttemptsAreWithoutEnd(t *testing.T) {
 
 func TestDefaultBackoff(t *testing.T) {
 	t.Parallel()
-	for failures, want := range map[int]time.Duration{0: time.Second, 1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 9: 256 * time.Second, 10: 300 * time.Second, 1000: 300 * time.Second} {
+	for failures, want := range map[int]time.Duration{0: time.Second, 1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 9: 256 * time.Second, 10: 512 * time.Second, 11: 900 * time.Second, 1000: 900 * time.Second} {
 		different := map[time.Duration]bool{}
 		for range 100 {
 			got := DefaultBackoff(failures)

@@ -35,13 +35,14 @@ type GroupConfig struct {
 
 // Policy says how a group treats deliveries that fail, and how it stops. The defaults are those of DESIGN §15.
 type Policy struct {
-	// Attempts is how often a delivery may fail before it becomes a dead letter. Default: 5; negative: without end. Crashes are counted
-	// apart.
+	// Attempts is how often a delivery may fail before it becomes a dead letter. Default: 20, which
+	// with DefaultBackoff takes about 2.5 hours; negative: without end. Crashes are counted apart.
 	Attempts int
 	// CrashLimit is how often processes may die while they handle a delivery before it becomes a dead letter. Only a delivery that was
 	// running then is counted, and the first time not, since nobody knows whether it was. Default: 3; negative: without end.
 	CrashLimit int
-	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …). Default: DefaultBackoff.
+	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …); that
+	// it was put off without a time (RetryAfterError) counts here as well. Default: DefaultBackoff.
 	Backoff func(failures int) time.Duration
 	// Timeout is how long a handler may run; then its ctx is cancelled, and whatever it returns is a failure. The delivery stays this
 	// instance's until it returns. Default: 0, without end.
@@ -59,9 +60,17 @@ type Policy struct {
 	PerSubject bool
 }
 
-// DefaultBackoff is 1 s after the first failure, doubling to 5 min, each ± 20 %, so that what failed together does not come again together.
+// defaultAttempts and backoffLongest together outlast a deploy and most troubles of a database: the
+// 19 waits between 20 attempts are 1 + 2 + … + 512 s and 9 × 15 min, 2 h 32 min in all.
+const (
+	defaultAttempts = 20
+	backoffLongest  = 15 * time.Minute
+)
+
+// DefaultBackoff is 1 s after the first failure, doubling to 15 min, each ± 20 %, so that what
+// failed together does not come again together. The waits between 20 attempts sum up to 2 h 32 min.
 func DefaultBackoff(failures int) time.Duration {
-	wait := min(time.Second<<min(max(failures-1, 0), 10), 5*time.Minute)
+	wait := min(time.Second<<min(max(failures-1, 0), 10), backoffLongest)
 	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
 }
 
@@ -92,6 +101,7 @@ type Delivery struct {
 	Previous string    // W3C traceparent of the last failed attempt; empty where unknown
 
 	ref     redisstream.Ref
+	putOffs int                // how often it was put off without a time, at no cost of an attempt
 	others  []redisstream.Pair // metadata that a retry carries on
 	holding *holding           // what holds it
 }
@@ -111,7 +121,7 @@ func (g GroupConfig) withDefaults() GroupConfig {
 	setDefault(&g.InFlight, 256)
 	setDefault(&g.From, Oldest)
 	setDefault(&g.Policy.DrainTimeout, 20*time.Second)
-	setDefault(&g.Policy.Attempts, 5)
+	setDefault(&g.Policy.Attempts, defaultAttempts)
 	setDefault(&g.Policy.CrashLimit, 3)
 	setDefault(&g.Policy.ClaimIdle, time.Minute)
 	setDefault(&g.Policy.DeadLetters, 100_000)

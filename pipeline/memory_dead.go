@@ -95,6 +95,33 @@ func (m *memory) Enqueue(_ context.Context, stream, group string, copies []redis
 	return done, looked, nil
 }
 
+func (m *memory) Deferred(_ context.Context, stream, group string) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.group(stream, group); g != nil {
+		return len(g.deferred), nil
+	}
+	return 0, nil
+}
+
+func (m *memory) RetryNow(_ context.Context, stream, group string) (moved int, full bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return 0, false, ErrUnknownGroup
+	}
+	moved = min(len(g.deferred), max(0, m.groupBound-g.lane.len()))
+	soonest := len(g.deferred) - moved // those due soonest are left
+	for _, d := range g.deferred[soonest:] {
+		g.lane.add(d.message.Entry(g.lane.next(1)))
+	}
+	clear(g.deferred[soonest:])
+	g.deferred = g.deferred[:soonest]
+	m.wake()
+	return moved, soonest > 0, nil
+}
+
 func (m *memory) Pause(_ context.Context, stream, group, seen, text string) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -185,7 +185,8 @@ func (c *consumer) count(h *holding, err error) {
 	c.probed(h, err == nil)
 }
 
-// putOffLimit is how long after its first attempt a delivery may still be put off at no cost of an attempt.
+// putOffLimit is how long after its first attempt a delivery may still be put off at no cost of an
+// attempt, and the longest time for which it is put off at once.
 const putOffLimit = 24 * time.Hour
 
 // resultOf says what becomes of a delivery that failed: it is tried again, or given up.
@@ -196,20 +197,38 @@ func (c *consumer) resultOf(h *holding, err error) settlement {
 	failures := d.Attempt - d.Crashes // with this one
 	switch limit := c.cfg.Policy.Attempts; {
 	case !permanent && errors.As(err, &later) && time.Since(d.First) < putOffLimit:
-		delay := later.After
-		if delay <= 0 {
-			delay = c.cfg.Policy.Backoff(failures)
-		}
-		return settlement{h: h, retry: c.retryOf(d, d.Attempt, delay)}
+		return settlement{h: h, retry: c.retryOf(d, d.Attempt, c.putOffFor(d, failures, later.After))}
 	case permanent, limit > 0 && failures >= limit:
 		return settlement{h: h, burial: c.burialOf(d, kind, err)}
 	}
 	return settlement{h: h, retry: c.retryOf(d, d.Attempt+1, c.cfg.Policy.Backoff(failures))}
 }
 
+// putOffFor is for how long a delivery is put off whose handler asked for a time, or for none.
+// Without one the back-off counts the put-offs besides the failures: a delivery that is never ready
+// would come each second for a day otherwise, since its attempt stays the same.
+func (c *consumer) putOffFor(d *Delivery, failures int, asked time.Duration) time.Duration {
+	if asked <= 0 {
+		wait := c.cfg.Policy.Backoff(failures + d.putOffs)
+		d.putOffs++
+		return wait
+	}
+	if asked > putOffLimit {
+		if !c.putOffCut.Swap(true) {
+			c.logger.Warn("handler asks for more time than a delivery may be put off; that it did is said once",
+				"stream", d.Stream, "id", d.Event.ID, "asked", asked, "put off for", putOffLimit)
+		}
+		return putOffLimit
+	}
+	return asked
+}
+
 // retryOf returns the next attempt of a delivery.
 func (c *consumer) retryOf(d *Delivery, attempt int, delay time.Duration) *redisstream.Retry {
-	e := decoded{Event: d.Event, position: d.Position, crashes: d.Crashes, first: d.First, hop: d.Hop, previous: d.Previous, others: d.others}
+	e := decoded{
+		Event: d.Event, position: d.Position, crashes: d.Crashes, first: d.First, putOffs: d.putOffs,
+		hop: d.Hop, previous: d.Previous, others: d.others,
+	}
 	return &redisstream.Retry{Ref: d.ref, Message: c.again(d.ref, &e, attempt, OriginRetry), Delay: max(0, delay)}
 }
 

@@ -102,6 +102,11 @@ type deadLog interface {
 	// Enqueue puts copies into the lane of a group until it is full. It returns how many were put there and how many were looked at: a
 	// dead letter that is gone is passed over.
 	Enqueue(ctx context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error)
+	// Deferred is how many deliveries of a group wait for their next attempt.
+	Deferred(ctx context.Context, stream, group string) (int, error)
+	// RetryNow moves the deferred deliveries of a group to its lane before they are due, until the
+	// lane is full. It returns how many it moved, and whether some are left since the lane is full.
+	RetryNow(ctx context.Context, stream, group string) (moved int, full bool, err error)
 	// Pause changes what is written about the pause of a group, if it is still what the caller saw, and reports whether it did.
 	Pause(ctx context.Context, stream, group, seen, text string) (bool, error)
 }

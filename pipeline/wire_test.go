@@ -107,11 +107,12 @@ func TestWireBytesOfACopy(t *testing.T) {
 	t.Parallel()
 	first := time.Date(2026, 11, 26, 8, 0, 0, 500, time.UTC)
 	const hop, previous = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01", "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b8-00"
-	const want = "\xde\x00\x16" + wirePairs +
+	const want = "\xde\x00\x17" + wirePairs +
 		"\xb1millrace_position\xaf1764000000000-7" +
 		"\xb0millrace_attempt\xa212" +
 		"\xb0millrace_crashes\xa12" +
 		"\xaemillrace_first\xbc2026-11-26T08:00:00.0000005Z" +
+		"\xb0millrace_putoffs\xa3107" +
 		"\xafmillrace_origin\xa6replay" +
 		"\xacmillrace_hop\xd9\x37" + hop +
 		"\xadmillrace_prev\xd9\x37" + previous +
@@ -119,7 +120,7 @@ func TestWireBytesOfACopy(t *testing.T) {
 	c := &consumer{}
 	ref := redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: 1764000000000, Seq: 7}}
 	newer := []redisstream.Pair{{Key: "millrace_newer__", Value: "billing"}}
-	got := c.again(ref, &decoded{Event: wireEvent(), crashes: 2, first: first, hop: hop, previous: previous, others: newer}, 12, OriginReplay)
+	got := c.again(ref, &decoded{Event: wireEvent(), crashes: 2, first: first, putOffs: 107, hop: hop, previous: previous, others: newer}, 12, OriginReplay)
 	if diff := cmp.Diff(want, string(got.Metadata)); diff != "" {
 		t.Errorf("metadata (-want +got):\n%s", diff)
 	}
@@ -127,7 +128,7 @@ func TestWireBytesOfACopy(t *testing.T) {
 	if diff := cmp.Diff(wireEvent(), d.Event); diff != "" {
 		t.Errorf("read (-want +got):\n%s", diff)
 	}
-	if d.position != wirePosition || d.attempt != 12 || d.crashes != 2 || !d.first.Equal(first) || d.origin != OriginReplay || d.hop != hop || d.previous != previous || !slices.Equal(d.others, newer) {
+	if d.position != wirePosition || d.attempt != 12 || d.crashes != 2 || !d.first.Equal(first) || d.putOffs != 107 || d.origin != OriginReplay || d.hop != hop || d.previous != previous || !slices.Equal(d.others, newer) {
 		t.Errorf("notes were read as %+v", d)
 	}
 	// A copy of a copy still names the place of the event, not that of the copy.

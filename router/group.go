@@ -22,13 +22,15 @@ type Policy struct {
 	// PerSubject runs the deliveries of one subject one after the other within this instance. One that failed holds its subject until it
 	// was tried again.
 	PerSubject bool
-	// Attempts is how often a delivery may fail before it becomes a dead letter. Default: 5; negative: without end.
+	// Attempts is how often a delivery may fail before it becomes a dead letter. Default: 20, which
+	// with the default Backoff takes about 2.5 hours; negative: without end.
 	Attempts int
 	// CrashLimit is how often processes may die while they handle a delivery before it becomes a dead letter. Default: 3; negative: without
 	// end.
 	CrashLimit int
-	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …). Default: pipeline.DefaultBackoff, 1 s doubling
-	// to 5 min, ± 20 %.
+	// Backoff returns how long a delivery waits after it failed for the given time (1, 2, …); that
+	// it was put off without a time (RetryAfter) counts here as well. Default:
+	// pipeline.DefaultBackoff, 1 s doubling to 15 min, ± 20 %.
 	Backoff func(failures int) time.Duration
 	// Timeout is how long a handler may run; then its ctx is cancelled, and whatever it returns is a failure. Default: 0, without end.
 	Timeout time.Duration
@@ -49,8 +51,10 @@ func Permanent(err error) error {
 	return &pipeline.PermanentError{Err: err}
 }
 
-// RetryAfter marks a handler's error as one that time will heal: the delivery is tried again after d, at no cost of an attempt; where d is not
-// positive, after the back-off of the policy. RetryAfter(nil, d) is nil.
+// RetryAfter marks a handler's error as one that time will heal: the delivery is tried again after
+// d, at no cost of an attempt. More than 24 h is taken for 24 h. Where d is not positive the
+// back-off of the policy says when, which grows with each time that the delivery is put off like
+// that. A day after the first attempt it is a failure like others. RetryAfter(nil, d) is nil.
 func RetryAfter(err error, d time.Duration) error {
 	if err == nil {
 		return nil

@@ -15,23 +15,26 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// groupVerb is one run of "millrace group ls", "info", "pause" or "resume".
+// groupVerb is one run of "millrace group ls", "info", "pause", "resume" or "retry-now".
 type groupVerb struct {
 	*options
 	reason string
+	dryRun bool
 }
 
 func newGroupCommand(o *options) *cobra.Command {
 	group := &cobra.Command{
 		Use:   "group",
-		Short: "Look at consumer groups, pause and resume them",
-		Long: `Look at the consumer groups of the streams, what they have left to do and who works for them; pause and resume them.
+		Short: "Look at consumer groups, pause and resume them, retry now",
+		Long: `Look at the consumer groups of the streams, what they have left to do and who works for them;
+pause and resume them; have them try at once what failed.
 A group that is paused finishes what it handles and takes nothing new. A group of which nearly everything fails for one reason
 pauses by itself, and tries one event from time to time.`,
 		Example: `  millrace group ls
   millrace group info booking billing
   millrace group pause booking billing --reason 'database migration'
-  millrace group resume booking billing`,
+  millrace group resume booking billing
+  millrace group retry-now booking billing`,
 		Args: cobra.ArbitraryArgs,
 		RunE: needsVerb,
 	}
@@ -69,7 +72,19 @@ they handle. What comes waits in the stream, which is cut at twice --hard-max-le
 		Example: `  millrace group resume booking billing`,
 		RunE:    g.resume,
 	}
-	for _, cmd := range []*cobra.Command{ls, info, pause, resume} {
+	retry := &cobra.Command{
+		Use:   "retry-now STREAM GROUP",
+		Short: "Have a group try at once what waits for its next attempt",
+		Long: `Have a group try its failed events of a stream at once, instead of when their back-off ends, which
+may be in 15 minutes. Mend the reason first. Each keeps its number of attempts: one that fails again
+waits for its next back-off, or is given up. What asked for more time (exit 101, Retry-After) comes as
+well. Dead letters do not: "millrace dead requeue" gives them back.`,
+		Example: `  millrace group retry-now booking billing --dry-run
+  millrace group retry-now booking billing`,
+		RunE: g.retryNow,
+	}
+	retry.Flags().BoolVar(&g.dryRun, "dry-run", false, "only say how many there are")
+	for _, cmd := range []*cobra.Command{ls, info, pause, resume, retry} {
 		if cmd != ls {
 			cmd.Args, cmd.ValidArgsFunction = cobra.ExactArgs(2), o.completeGroups
 		}
@@ -316,4 +331,51 @@ func (g *groupVerb) change(cmd *cobra.Command, args []string, done, already stri
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "group %s of stream %s %s\n", group, stream, done)
 	return err
+}
+
+func (g *groupVerb) retryNow(cmd *cobra.Command, args []string) error {
+	stream, group, err := streamAndGroup(args)
+	if err != nil {
+		return err
+	}
+	bus, err := g.oneShot(cmd.Context(), cmd)
+	if err != nil {
+		return err
+	}
+	defer closeBus(bus)
+	retry, done := bus.RetryNow, "moved"
+	if g.dryRun {
+		retry, done = bus.Deferred, "would be moved"
+	}
+	moved, err := retry(cmd.Context(), stream, group)
+	switch {
+	case err != nil && moved > 0:
+		return fmt.Errorf("%s moved, then: %w", eventsOf(moved), err)
+	case err != nil:
+		return g.whichIsMissing(cmd.Context(), bus, stream, err)
+	}
+	if moved > 0 && !g.dryRun {
+		g.warnPaused(cmd, bus, stream, group)
+	}
+	if g.json {
+		answer := map[string]any{"stream": stream, "group": group, "moved": moved, "dryRun": g.dryRun}
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(answer)
+	}
+	text := fmt.Sprintf("%s of stream %s %s to the lane of group %s", eventsOf(moved), stream, done, group)
+	if moved == 0 {
+		text = fmt.Sprintf("group %s of stream %s has nothing that waits for its next attempt", group, stream)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+	return err
+}
+
+// warnPaused says that a group takes nothing now, where it is so.
+func (g *groupVerb) warnPaused(cmd *cobra.Command, bus *pipeline.Bus, stream, group string) {
+	r, err := bus.Group(cmd.Context(), stream, group)
+	if err != nil || r.Paused == nil {
+		return // the verb itself has been done
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(),
+		"the group is paused by the %s and takes nothing until \"millrace group resume %s %s\"\n",
+		r.Paused.By, stream, group)
 }

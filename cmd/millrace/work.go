@@ -42,11 +42,11 @@ least once. Start as many as you like; Ctrl-C lets what runs finish.
 --exec CMD runs /bin/sh -c CMD for each event, with the CloudEvent as JSON on stdin and MILLRACE_EVENT_ID, MILLRACE_EVENT_TYPE,
 MILLRACE_STREAM, MILLRACE_POSITION, MILLRACE_SUBJECT, MILLRACE_GROUP, MILLRACE_ATTEMPT, MILLRACE_CORRELATION_ID and TRACEPARENT
 set. Exit 0 acknowledges the event, 100 gives it up, 101 asks for more time (a last line of output "retry-after: 30s" says how much).
-Anything else is a failure: the event comes again, after 1 s, 2 s, 4 s … up to 5 min, and is given up after the fifth; see
-"millrace dead". What CMD publishes with "millrace publish" belongs to the same story.
+Anything else is a failure: the event comes again, after 1 s, 2 s, 4 s … up to 15 min, and is given up after the 20th, about
+2.5 hours after the first; see "millrace dead". What CMD publishes with "millrace publish" belongs to the same story.
 
---webhook URL posts the CloudEvent; 2xx acknowledges, 4xx but 408, 425 and 429 gives up, anything else is a failure, and Retry-After is
-honoured. --print prints a line.
+--webhook URL posts the CloudEvent; 2xx acknowledges, 400, 410, 413, 415 and 422 give it up, anything else is a failure. Retry-After is
+honoured, up to 24 h. --print prints a line.
 
 ` + patternHelp,
 		Example: `  millrace work billing 'booking.*' --exec ./charge.py
@@ -65,9 +65,9 @@ honoured. --print prints a line.
 	f.StringVar(&w.webhook, "webhook", "", "post each event to this URL")
 	f.BoolVar(&w.print, "print", false, "print each event")
 	f.IntVar(&w.concurrency, "concurrency", runtime.NumCPU(), "events handled at the same time")
-	f.IntVar(&w.policy.Attempts, "attempts", 5, "failures after which an event is given up; -1: never")
+	f.IntVar(&w.policy.Attempts, "attempts", 20, "failures after which an event is given up; -1: never")
 	f.DurationVar(&w.backoffFirst, "backoff", time.Second, "wait after the first failure; it doubles with each")
-	f.DurationVar(&w.backoffMost, "backoff-max", 5*time.Minute, "longest wait between attempts")
+	f.DurationVar(&w.backoffMost, "backoff-max", 15*time.Minute, "longest wait between attempts")
 	f.DurationVar(&w.policy.Timeout, "timeout", 0, "how long handling one event may take; 0: without end")
 	f.IntVar(&w.policy.CrashLimit, "crash-limit", 3, "deaths of workers while they handle an event after which it is given up; -1: never")
 	f.DurationVar(&w.policy.ClaimIdle, "claim-idle", time.Minute, "after how long events are taken that other software in the group has left pending")

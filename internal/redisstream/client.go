@@ -112,6 +112,7 @@ var (
 	beatScript     = load("beat")
 	ackScript      = load("ack")
 	retryScript    = load("retry")
+	retryNowScript = load("retry_now")
 	skipScript     = load("skip")
 	takeOverScript = load("takeover")
 	leaveScript    = load("leave")
