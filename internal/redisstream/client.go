@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -30,6 +31,7 @@ type Client struct {
 
 	idle       blockingConns // connections for blocking reads that are free now
 	registered registrations
+	strangers  strangerScans
 
 	// connects counts the connections that admin has made. A server that restarted or was failed over to can't be
 	// reached without a new one, so an unchanged count means the same run of the same server.
@@ -126,12 +128,22 @@ var (
 	removeScript   = load("remove")
 )
 
-func load(name string) *redis.Script {
-	source, err := sources.ReadFile("lua/" + name + ".lua")
+func load(name string) *redis.Script { return redis.NewScript(source(name)) }
+
+// source returns a script. A line "-- include NAME" of it stands for the functions in lua/NAME.lua,
+// which several scripts have in common: Redis has no other way for scripts to share any.
+func source(name string) string {
+	text, err := sources.ReadFile("lua/" + name + ".lua")
 	if err != nil {
 		panic(err) // the file is embedded: a build without it is broken
 	}
-	return redis.NewScript(string(source))
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if of, ok := strings.CutPrefix(line, "-- include "); ok {
+			lines[i] = source(of)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // raw runs a command and returns the reply's bytes as a string, to be parsed by resp.go.
