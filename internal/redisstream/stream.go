@@ -25,7 +25,8 @@ func (c *Client) Append(ctx context.Context, stream string, w Writer, messages [
 		m := &messages[i] // pointers: a string in an interface would cost an allocation
 		args = append(args, &m.UUID, &m.Metadata, &m.Payload)
 	}
-	text, err := appendScript.Run(ctx, c.appends, []string{c.streamKey(stream), c.writersKey(stream)}, args...).Text()
+	keys := []string{c.streamKey(stream), c.writersKey(stream), c.metaKey(stream)}
+	text, err := appendScript.Run(ctx, c.appends, keys, args...).Text()
 	if err != nil {
 		return ID{}, 0, err
 	}
