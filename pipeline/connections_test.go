@@ -268,3 +268,33 @@ func TestF04IdleConsumerNoticesADeadLink(t *testing.T) {
 	publish(t, b, Event{ID: "after", Type: "booking.created"})
 	handled.await(t, 1)
 }
+
+// A peer that dies is taken over from, however often the connections are made anew.
+func TestG14ConnectionChurnDoesNotStopTakeOver(t *testing.T) {
+	t.Parallel()
+	namespace := redistest.Namespace(t)
+	dies, proxy := behind(t, namespace)
+	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+	began, goOn := make(chan struct{}, 10), make(chan struct{})
+	handle(t, dies, g, "booking", func(context.Context, *Delivery) error {
+		began <- struct{}{}
+		<-goOn
+		return nil
+	})
+	publish(t, dies, events(10, "booking.created")...)
+	for range 10 {
+		within(t, "a delivery", began)
+	}
+	options := redistest.Shared(t).Options()
+	options.ConnMaxLifetime = time.Second // less than a beat, so that each of them has a new one
+	lives := openBus(t, Config{Redis: options, Namespace: namespace})
+	handled := newTally()
+	handle(t, lives, g, "booking", func(_ context.Context, d *Delivery) error { handled.add(d.Event.ID); return nil })
+	proxy.Refuse(true) // the end of the first, as far as the server can see
+	proxy.Reset()
+	t.Cleanup(func() {
+		close(goOn)
+		proxy.Refuse(false)
+	})
+	handled.await(t, 10)
+}

@@ -107,7 +107,7 @@ func (c *Client) unblock(id int64, returned <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), MaxBlock)
 	defer cancel()
 	for {
-		_ = c.admin.Do(ctx, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10)).Err() // the read returns in any case, after MaxBlock
+		_ = c.beats.Do(ctx, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10)).Err() // the read returns in any case, after MaxBlock
 		select {
 		case <-returned:
 			return

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -28,14 +27,13 @@ type Client struct {
 	appends  redis.UniversalClient
 	blocking redis.UniversalClient
 	admin    redis.UniversalClient
+	beats    redis.UniversalClient // see liveness
 
 	idle       blockingConns // connections for blocking reads that are free now
 	registered registrations
 	strangers  strangerScans
 
-	// connects counts the connections that admin has made. A server that restarted or was failed over to can't be
-	// reached without a new one, so an unchanged count means the same run of the same server.
-	connects atomic.Int64
+	runs serverRuns
 }
 
 const (
@@ -55,16 +53,8 @@ func New(cfg Config) *Client {
 		o.ReadTimeout = MaxBlock + time.Second
 		o.PoolSize = 4096 // each blocked reader holds one; connections are made on demand
 	}))
-	c.admin = redis.NewUniversalClient(options(cfg.Redis, func(o *redis.UniversalOptions) {
-		onConnect := o.OnConnect
-		o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
-			c.connects.Add(1)
-			if onConnect != nil {
-				return onConnect(ctx, cn)
-			}
-			return nil
-		}
-	}))
+	c.admin = redis.NewUniversalClient(options(cfg.Redis, nil))
+	c.beats = liveness(cfg.Redis, &c.runs)
 	return c
 }
 
@@ -93,7 +83,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 func (c *Client) Close() error {
 	c.idle.close()
 	var first error
-	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.admin} {
+	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.admin, c.beats} {
 		if err := client.Close(); err != nil && first == nil {
 			first = fmt.Errorf("close redis client: %w", err)
 		}

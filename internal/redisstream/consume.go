@@ -36,7 +36,7 @@ func (c *Client) Join(ctx context.Context, consumer Consumer, j Join) (Joined, e
 		args = append(args, p)
 	}
 	keys := []string{c.streamKey(j.Stream), c.laneKey(j.Stream, consumer.Group), c.metaKey(j.Stream), c.aliveKey(j.Stream, consumer.Group)}
-	got, err := joinScript.Run(ctx, c.admin, keys, args...).Slice()
+	got, err := joinScript.Run(ctx, c.beats, keys, args...).Slice()
 	if err != nil {
 		return Joined{}, err
 	}
@@ -254,11 +254,11 @@ func flag(on bool) int {
 func (c *Client) Beat(ctx context.Context, consumer Consumer, stream, about string) (Beat, error) {
 	keys := []string{c.aliveKey(stream, consumer.Group), c.metaKey(stream), c.deferredKey(stream, consumer.Group), c.laneKey(stream, consumer.Group),
 		c.waitingKey(stream, consumer.Group), c.streamKey(stream)}
-	got, err := beatScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, promoteBatch, about).Slice()
+	got, err := beatScript.Run(ctx, c.beats, keys, consumer.Group, consumer.Name, promoteBatch, about).Slice()
 	if err != nil {
 		return Beat{}, err
 	}
-	b := Beat{Run: strconv.FormatInt(c.connects.Load(), 10), NextDue: -1}
+	b := Beat{Run: c.runs.current(), NextDue: -1}
 	if b.Patterns, err = patternsFrom(got); err != nil {
 		return Beat{}, err
 	}
@@ -395,5 +395,5 @@ func handedOver(stream string, lane bool, parts []any) (Delivered, error) {
 // Leave marks this consumer as gone; what it still holds may be taken over at once, at no cost of an attempt.
 func (c *Client) Leave(ctx context.Context, consumer Consumer, stream string) error {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	return leaveScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name).Err()
+	return leaveScript.Run(ctx, c.beats, keys, consumer.Group, consumer.Name).Err()
 }

@@ -9,7 +9,7 @@ import (
 // Suspect raises the delivery count of a delivery, just before its handler starts, and returns the count before; 0 when it is no longer
 // pending with this consumer. An entry that was read once has the count 1.
 func (c *Client) Suspect(ctx context.Context, consumer Consumer, ref Ref) (int, error) {
-	return suspectScript.Run(ctx, c.admin, []string{c.sourceKey(ref, consumer.Group)}, consumer.Group, consumer.Name, ref.ID.String()).Int()
+	return suspectScript.Run(ctx, c.beats, []string{c.sourceKey(ref, consumer.Group)}, consumer.Group, consumer.Name, ref.ID.String()).Int()
 }
 
 // Lose settles a delivery whose entry is gone and counts it as lost.
@@ -89,7 +89,7 @@ func (c *Client) Renew(ctx context.Context, consumer Consumer, stream string, re
 			continue
 		}
 		of := Ref{Stream: stream, Lane: lane}
-		ids, err := renewScript.Run(ctx, c.admin, []string{c.sourceKey(of, consumer.Group)}, args...).StringSlice()
+		ids, err := renewScript.Run(ctx, c.beats, []string{c.sourceKey(of, consumer.Group)}, args...).StringSlice()
 		if err != nil {
 			return gone, err
 		}
