@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -297,4 +298,53 @@ func TestG14ConnectionChurnDoesNotStopTakeOver(t *testing.T) {
 		proxy.Refuse(false)
 	})
 	handled.await(t, 10)
+}
+
+// A user without the right to CLIENT, or to a part of it, consumes and listens as any other does. A stop in
+// the middle of a read waits for a moment, and loses nothing.
+func TestG19WithoutClientEverythingIsRead(t *testing.T) {
+	t.Parallel()
+	for _, missing := range []string{"-client", "-client|unblock", "-client|id"} {
+		t.Run(missing, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client := server.Client(t)
+			if err := client.Do(t.Context(), "ACL", "SETUSER", "worker", "on", ">secret", "~*", "+@all", missing).Err(); err != nil {
+				t.Fatal(err)
+			}
+			options := server.Options()
+			options.Username, options.Password = "worker", "secret"
+			b := openBus(t, Config{Redis: options, RedisOnly: true}) // so that the subscription reads, too
+			heard := hears(t, b, Subscription{Patterns: []string{"booking.*"}})
+			g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+			handled := newTally()
+			for i := range 5 {
+				sub := consume(t, b, g, AllStreams, handled.ack)
+				publish(t, b, Event{ID: fmt.Sprint("before-", i), Type: "booking.created"})
+				handled.await(t, 2*i+1)
+				closed := make(chan struct{})
+				go func() { defer close(closed); _ = sub.Close() }()
+				publish(t, b, Event{ID: fmt.Sprint("meanwhile-", i), Type: "booking.created"})
+				within(t, "the end", closed)
+				sub = consume(t, b, g, AllStreams, handled.ack)
+				handled.await(t, 2*i+2)
+				_ = sub.Close()
+			}
+			if twice := handled.more(); len(twice) > 0 {
+				t.Errorf("handled more than once: %v", twice)
+			}
+			for range 10 {
+				within(t, "an event", heard)
+			}
+			sub := consume(t, b, g, AllStreams, handled.ack)
+			awaitFact(t, "two reads that wait", func() bool {
+				return strings.Contains(client.Info(t.Context(), "clients").Val(), "blocked_clients:2\r")
+			})
+			begun := time.Now()
+			_ = sub.Close()
+			if took := time.Since(begun); took > readBlock*3/4 { // 300 ms on a machine that does nothing else
+				t.Errorf("the end took %v", took)
+			}
+		})
+	}
 }

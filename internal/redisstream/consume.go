@@ -78,19 +78,20 @@ func (c *Client) StreamsPerRead() int {
 // Read hands out up to count entries of each stream and of its lane that no consumer of the group has got yet; it waits up to
 // block for the first.
 func (c *Client) Read(ctx context.Context, consumer Consumer, streams []string, count int, block time.Duration) ([]Delivered, error) {
-	args := []any{"XREADGROUP", "GROUP", consumer.Group, consumer.Name, "COUNT", count, "BLOCK", blockMillis(block), "STREAMS"}
+	command := []any{"XREADGROUP", "GROUP", consumer.Group, consumer.Name, "COUNT", count}
+	keys := []any{"STREAMS"}
 	refs := make(map[string]Ref, 2*len(streams))
 	for _, stream := range streams {
 		for _, ref := range []Ref{{Stream: stream}, {Stream: stream, Lane: true}} {
 			key := c.sourceKey(ref, consumer.Group)
 			refs[key] = ref
-			args = append(args, key)
+			keys = append(keys, key)
 		}
 	}
 	for range 2 * len(streams) {
-		args = append(args, ">")
+		keys = append(keys, ">")
 	}
-	text, err := c.readBlocking(ctx, args...)
+	text, err := c.readBlocking(ctx, block, command, keys)
 	if err != nil {
 		return nil, err
 	}
