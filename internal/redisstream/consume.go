@@ -15,6 +15,10 @@ import (
 const (
 	// GroupBound is the most entries that the lane or the deferred set of a group may hold.
 	GroupBound = 100_000
+	// UnhandledTypes is of how many types a group counts the events that it did not take. Those of further
+	// types are counted together, under UnhandledOthers.
+	UnhandledTypes  = 1000
+	UnhandledOthers = "*"
 	// takeOverBatch is the most deliveries that one step takes over: a script must not hold the server up for long.
 	takeOverBatch = 100
 	// promoteBatch is the most deliveries that one beat moves from the deferred set to the lane.
@@ -225,13 +229,13 @@ func (c *Client) Retry(ctx context.Context, consumer Consumer, stream string, rs
 // Skip settles deliveries, all of one stream, whose types are outside of the group's patterns of this version, and counts them.
 func (c *Client) Skip(ctx context.Context, consumer Consumer, stream string, skips []Skip, version int64) (Settled, error) {
 	for _, lane := range []bool{false, true} {
-		args := []any{consumer.Group, consumer.Name, version, flag(lane)}
+		args := []any{consumer.Group, consumer.Name, version, flag(lane), UnhandledTypes}
 		for _, s := range skips {
 			if s.Lane == lane {
 				args = append(args, s.ID.String(), s.Type)
 			}
 		}
-		if len(args) == 4 {
+		if len(args) == 5 {
 			continue
 		}
 		keys := []string{c.sourceKey(Ref{Stream: stream, Lane: lane}, consumer.Group), c.metaKey(stream)}
