@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -267,4 +268,83 @@ func TestF04IdleConsumerNoticesADeadLink(t *testing.T) {
 	awaitFact(t, "its end", func() bool { return b.State() == StateDurable })
 	publish(t, b, Event{ID: "after", Type: "booking.created"})
 	handled.await(t, 1)
+}
+
+// A peer that dies is taken over from, however often the connections are made anew.
+func TestG14ConnectionChurnDoesNotStopTakeOver(t *testing.T) {
+	t.Parallel()
+	namespace := redistest.Namespace(t)
+	dies, proxy := behind(t, namespace)
+	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+	began, goOn := make(chan struct{}, 10), make(chan struct{})
+	handle(t, dies, g, "booking", func(context.Context, *Delivery) error {
+		began <- struct{}{}
+		<-goOn
+		return nil
+	})
+	publish(t, dies, events(10, "booking.created")...)
+	for range 10 {
+		within(t, "a delivery", began)
+	}
+	options := redistest.Shared(t).Options()
+	options.ConnMaxLifetime = time.Second // less than a beat, so that each of them has a new one
+	lives := openBus(t, Config{Redis: options, Namespace: namespace})
+	handled := newTally()
+	handle(t, lives, g, "booking", func(_ context.Context, d *Delivery) error { handled.add(d.Event.ID); return nil })
+	proxy.Refuse(true) // the end of the first, as far as the server can see
+	proxy.Reset()
+	t.Cleanup(func() {
+		close(goOn)
+		proxy.Refuse(false)
+	})
+	handled.await(t, 10)
+}
+
+// A user without the right to CLIENT, or to a part of it, consumes and listens as any other does. A stop in
+// the middle of a read waits for a moment, and loses nothing.
+func TestG19WithoutClientEverythingIsRead(t *testing.T) {
+	t.Parallel()
+	for _, missing := range []string{"-client", "-client|unblock", "-client|id"} {
+		t.Run(missing, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client := server.Client(t)
+			if err := client.Do(t.Context(), "ACL", "SETUSER", "worker", "on", ">secret", "~*", "+@all", missing).Err(); err != nil {
+				t.Fatal(err)
+			}
+			options := server.Options()
+			options.Username, options.Password = "worker", "secret"
+			b := openBus(t, Config{Redis: options, RedisOnly: true}) // so that the subscription reads, too
+			heard := hears(t, b, Subscription{Patterns: []string{"booking.*"}})
+			g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+			handled := newTally()
+			for i := range 5 {
+				sub := consume(t, b, g, AllStreams, handled.ack)
+				publish(t, b, Event{ID: fmt.Sprint("before-", i), Type: "booking.created"})
+				handled.await(t, 2*i+1)
+				closed := make(chan struct{})
+				go func() { defer close(closed); _ = sub.Close() }()
+				publish(t, b, Event{ID: fmt.Sprint("meanwhile-", i), Type: "booking.created"})
+				within(t, "the end", closed)
+				sub = consume(t, b, g, AllStreams, handled.ack)
+				handled.await(t, 2*i+2)
+				_ = sub.Close()
+			}
+			if twice := handled.more(); len(twice) > 0 {
+				t.Errorf("handled more than once: %v", twice)
+			}
+			for range 10 {
+				within(t, "an event", heard)
+			}
+			sub := consume(t, b, g, AllStreams, handled.ack)
+			awaitFact(t, "two reads that wait", func() bool {
+				return strings.Contains(client.Info(t.Context(), "clients").Val(), "blocked_clients:2\r")
+			})
+			begun := time.Now()
+			_ = sub.Close()
+			if took := time.Since(begun); took > readBlock*3/4 { // 300 ms on a machine that does nothing else
+				t.Errorf("the end took %v", took)
+			}
+		})
+	}
 }

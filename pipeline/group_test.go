@@ -482,3 +482,40 @@ func TestF07DeadConsumerIsTakenOverFrom(t *testing.T) {
 		t.Errorf("handled more than once by the survivor: %v", twice)
 	}
 }
+
+// However many types pass by that a group does not take, what is kept of them is bounded, and all are counted.
+func TestG19UnhandledTypesAreBounded(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		const types, perType, more = redisstream.UnhandledTypes, 2, 50
+		b := open(nil)
+		c := redisstream.Consumer{Group: "g", Name: "c"}
+		joined, err := b.log.Join(t.Context(), c, redisstream.Join{Stream: "booking", Patterns: []string{"booking.*"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for seq := range uint64(perType) {
+			messages := make([]redisstream.Message, types+more)
+			for i := range messages {
+				messages[i].UUID = fmt.Sprint(i)
+			}
+			if _, _, err := b.log.Append(t.Context(), "booking", redisstream.Writer{Name: "w", Seq: seq + 1}, messages); err != nil {
+				t.Fatal(err)
+			}
+			read, err := b.log.Read(t.Context(), c, []string{"booking"}, len(messages), time.Second)
+			if err != nil || len(read) != len(messages) {
+				t.Fatal(len(read), err)
+			}
+			var skips []redisstream.Skip
+			for _, d := range read {
+				m, _ := d.Entry.Message()
+				skips = append(skips, redisstream.Skip{Ref: d.Ref, Type: "other." + m.UUID})
+			}
+			if settled, err := b.log.Skip(t.Context(), c, "booking", skips, joined.Patterns.Version); err != nil || settled != redisstream.Done {
+				t.Fatal(settled, err)
+			}
+		}
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool {
+			return len(g.Unhandled) == types+1 && g.Unhandled["*"] == perType*more && g.Unhandled["other.7"] == perType
+		})
+	})
+}

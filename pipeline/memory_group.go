@@ -311,10 +311,17 @@ func (m *memory) Skip(_ context.Context, c redisstream.Consumer, stream string, 
 	}
 	for _, s := range skips {
 		if g.settle(s.Ref, c.Name) {
-			g.unhandled[s.Type]++
+			g.countUnhandled(s.Type)
 		}
 	}
 	return redisstream.Done, nil
+}
+
+func (g *memoryGroup) countUnhandled(eventType string) {
+	if _, known := g.unhandled[eventType]; !known && len(g.unhandled) >= redisstream.UnhandledTypes {
+		eventType = redisstream.UnhandledOthers
+	}
+	g.unhandled[eventType]++
 }
 
 func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error) {

@@ -14,11 +14,15 @@ import (
 
 // go-redis does not end a blocked read when its ctx does (RELIABILITY F06). So a blocking read runs on a connection whose
 // CLIENT ID is known, and the end of ctx sends CLIENT UNBLOCK for it. What the server had sent by then is still returned.
+//
+// A user without the right to CLIENT reads all the same, but waits for a short time only, again and again.
+// To close the connection instead would lose what the server hands out at that moment: it would be pending
+// with a consumer that has left.
 
 // blockingConn is a connection that blocking reads use one after the other.
 type blockingConn struct {
 	conn   *redis.Conn
-	id     int64
+	id     int64 // for CLIENT UNBLOCK; 0: it may not be used
 	buffer *replyBuffer
 }
 
@@ -57,14 +61,19 @@ func (f *blockingConns) close() {
 	}
 }
 
-// readBlocking runs a blocking read and returns its raw reply. When ctx ends it returns within about one round trip.
-func (c *Client) readBlocking(ctx context.Context, args ...any) (string, error) {
+// maxBlockAlone is the longest that a read waits which nothing can end before its time.
+const maxBlockAlone = 250 * time.Millisecond
+
+// readBlocking runs a blocking read, of which command is what comes before BLOCK and streams what comes
+// behind it, and returns its raw reply. When ctx ends it returns within about one round trip, or within
+// maxBlockAlone where the user has no right to CLIENT.
+func (c *Client) readBlocking(ctx context.Context, block time.Duration, command, streams []any) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
 	single, ok := c.blocking.(*redis.Client)
 	if !ok {
-		return raw(ctx, c.blocking, args...) // Cluster: a stop waits for up to MaxBlock
+		return raw(ctx, c.blocking, withBlock(command, block, streams)...) // Cluster: a stop waits for up to MaxBlock
 	}
 	conn, ok := c.idle.pop()
 	if !ok {
@@ -74,7 +83,13 @@ func (c *Client) readBlocking(ctx context.Context, args ...any) (string, error) 
 		}
 	}
 	returned := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { c.unblock(conn.id, returned) })
+	stop := func() bool { return true }
+	if conn.id == 0 {
+		block = min(block, maxBlockAlone)
+	} else {
+		stop = context.AfterFunc(ctx, func() { c.unblock(conn.id, returned) })
+	}
+	args := withBlock(command, block, streams)
 	err := conn.conn.Process(context.WithoutCancel(ctx), redis.NewRawWriteToCmd(context.WithoutCancel(ctx), conn.buffer, args...))
 	close(returned)
 	stop()
@@ -91,14 +106,29 @@ func (c *Client) readBlocking(ctx context.Context, args ...any) (string, error) 
 	return text, nil
 }
 
+// withBlock returns a read that waits for up to block.
+func withBlock(command []any, block time.Duration, streams []any) []any {
+	return append(append(command, "BLOCK", blockMillis(block)), streams...)
+}
+
+// dialBlocking makes a connection for blocking reads and finds out whether they can be ended.
 func dialBlocking(ctx context.Context, client *redis.Client) (blockingConn, error) {
 	conn := client.Conn()
-	id, err := conn.ClientID(ctx).Result()
-	if err != nil {
-		_ = conn.Close()
-		return blockingConn{}, err
+	var id *redis.IntCmd
+	_, err := conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+		id = p.ClientID(ctx)
+		p.Do(ctx, "CLIENT", "UNBLOCK", 0) // nobody has this ID: asks for the right alone
+		return nil
+	})
+	var refused redis.Error
+	switch {
+	case err == nil:
+		return blockingConn{conn, id.Val(), new(replyBuffer)}, nil
+	case errors.As(err, &refused) && Classify(err) != Away:
+		return blockingConn{conn, 0, new(replyBuffer)}, nil
 	}
-	return blockingConn{conn, id, new(replyBuffer)}, nil
+	_ = conn.Close()
+	return blockingConn{}, err
 }
 
 // unblock ends a blocked read. It asks again until the read has returned, since the first time may come before the
@@ -107,7 +137,7 @@ func (c *Client) unblock(id int64, returned <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), MaxBlock)
 	defer cancel()
 	for {
-		_ = c.admin.Do(ctx, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10)).Err() // the read returns in any case, after MaxBlock
+		_ = c.beats.Do(ctx, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10)).Err() // the read returns in any case, after MaxBlock
 		select {
 		case <-returned:
 			return

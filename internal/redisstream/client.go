@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -28,13 +27,13 @@ type Client struct {
 	appends  redis.UniversalClient
 	blocking redis.UniversalClient
 	admin    redis.UniversalClient
+	beats    redis.UniversalClient // see liveness
 
 	idle       blockingConns // connections for blocking reads that are free now
 	registered registrations
+	strangers  strangerScans
 
-	// connects counts the connections that admin has made. A server that restarted or was failed over to can't be
-	// reached without a new one, so an unchanged count means the same run of the same server.
-	connects atomic.Int64
+	runs serverRuns
 }
 
 const (
@@ -54,16 +53,8 @@ func New(cfg Config) *Client {
 		o.ReadTimeout = MaxBlock + time.Second
 		o.PoolSize = 4096 // each blocked reader holds one; connections are made on demand
 	}))
-	c.admin = redis.NewUniversalClient(options(cfg.Redis, func(o *redis.UniversalOptions) {
-		onConnect := o.OnConnect
-		o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
-			c.connects.Add(1)
-			if onConnect != nil {
-				return onConnect(ctx, cn)
-			}
-			return nil
-		}
-	}))
+	c.admin = redis.NewUniversalClient(options(cfg.Redis, nil))
+	c.beats = liveness(cfg.Redis, &c.runs)
 	return c
 }
 
@@ -93,7 +84,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 func (c *Client) Close() error {
 	c.idle.close()
 	var first error
-	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.admin} {
+	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.admin, c.beats} {
 		if err := client.Close(); err != nil && first == nil {
 			first = fmt.Errorf("close redis client: %w", err)
 		}
@@ -129,12 +120,22 @@ var (
 	removeScript   = load("remove")
 )
 
-func load(name string) *redis.Script {
-	source, err := sources.ReadFile("lua/" + name + ".lua")
+func load(name string) *redis.Script { return redis.NewScript(source(name)) }
+
+// source returns a script. A line "-- include NAME" of it stands for the functions in lua/NAME.lua,
+// which several scripts have in common: Redis has no other way for scripts to share any.
+func source(name string) string {
+	text, err := sources.ReadFile("lua/" + name + ".lua")
 	if err != nil {
 		panic(err) // the file is embedded: a build without it is broken
 	}
-	return redis.NewScript(string(source))
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if of, ok := strings.CutPrefix(line, "-- include "); ok {
+			lines[i] = source(of)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // raw runs a command and returns the reply's bytes as a string, to be parsed by resp.go.

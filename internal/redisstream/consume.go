@@ -15,6 +15,10 @@ import (
 const (
 	// GroupBound is the most entries that the lane or the deferred set of a group may hold.
 	GroupBound = 100_000
+	// UnhandledTypes is of how many types a group counts the events that it did not take. Those of further
+	// types are counted together, under UnhandledOthers.
+	UnhandledTypes  = 1000
+	UnhandledOthers = "*"
 	// promoteBatch is the most deliveries that one beat moves from the deferred set to the lane.
 	promoteBatch = 200
 )
@@ -34,7 +38,7 @@ func (c *Client) Join(ctx context.Context, consumer Consumer, j Join) (Joined, e
 		args = append(args, p)
 	}
 	keys := []string{c.streamKey(j.Stream), c.laneKey(j.Stream, consumer.Group), c.metaKey(j.Stream), c.aliveKey(j.Stream, consumer.Group)}
-	got, err := joinScript.Run(ctx, c.admin, keys, args...).Slice()
+	got, err := joinScript.Run(ctx, c.beats, keys, args...).Slice()
 	if err != nil {
 		return Joined{}, err
 	}
@@ -76,19 +80,20 @@ func (c *Client) StreamsPerRead() int {
 // Read hands out up to count entries of each stream and of its lane that no consumer of the group has got yet; it waits up to
 // block for the first.
 func (c *Client) Read(ctx context.Context, consumer Consumer, streams []string, count int, block time.Duration) ([]Delivered, error) {
-	args := []any{"XREADGROUP", "GROUP", consumer.Group, consumer.Name, "COUNT", count, "BLOCK", blockMillis(block), "STREAMS"}
+	command := []any{"XREADGROUP", "GROUP", consumer.Group, consumer.Name, "COUNT", count}
+	keys := []any{"STREAMS"}
 	refs := make(map[string]Ref, 2*len(streams))
 	for _, stream := range streams {
 		for _, ref := range []Ref{{Stream: stream}, {Stream: stream, Lane: true}} {
 			key := c.sourceKey(ref, consumer.Group)
 			refs[key] = ref
-			args = append(args, key)
+			keys = append(keys, key)
 		}
 	}
 	for range 2 * len(streams) {
-		args = append(args, ">")
+		keys = append(keys, ">")
 	}
-	text, err := c.readBlocking(ctx, args...)
+	text, err := c.readBlocking(ctx, block, command, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -284,13 +289,13 @@ func (c *Client) Retry(ctx context.Context, consumer Consumer, stream string, rs
 // Skip settles deliveries, all of one stream, whose types are outside of the group's patterns of this version, and counts them.
 func (c *Client) Skip(ctx context.Context, consumer Consumer, stream string, skips []Skip, version int64) (Settled, error) {
 	for _, lane := range []bool{false, true} {
-		args := []any{consumer.Group, consumer.Name, version, flag(lane)}
+		args := []any{consumer.Group, consumer.Name, version, flag(lane), UnhandledTypes}
 		for _, s := range skips {
 			if s.Lane == lane {
 				args = append(args, s.ID.String(), s.Type)
 			}
 		}
-		if len(args) == 4 {
+		if len(args) == 5 {
 			continue
 		}
 		keys := []string{c.sourceKey(Ref{Stream: stream, Lane: lane}, consumer.Group), c.metaKey(stream)}
@@ -314,11 +319,11 @@ func flag(on bool) int {
 func (c *Client) Beat(ctx context.Context, consumer Consumer, stream, about string) (Beat, error) {
 	keys := []string{c.aliveKey(stream, consumer.Group), c.metaKey(stream), c.deferredKey(stream, consumer.Group), c.laneKey(stream, consumer.Group),
 		c.waitingKey(stream, consumer.Group), c.streamKey(stream)}
-	got, err := beatScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, promoteBatch, about).Slice()
+	got, err := beatScript.Run(ctx, c.beats, keys, consumer.Group, consumer.Name, promoteBatch, about).Slice()
 	if err != nil {
 		return Beat{}, err
 	}
-	b := Beat{Run: strconv.FormatInt(c.connects.Load(), 10), NextDue: -1}
+	b := Beat{Run: c.runs.current(), NextDue: -1}
 	if b.Patterns, err = patternsFrom(got); err != nil {
 		return Beat{}, err
 	}
@@ -455,5 +460,5 @@ func handedOver(stream string, lane bool, parts []any) (Delivered, error) {
 // Leave marks this consumer as gone; what it still holds may be taken over at once, at no cost of an attempt.
 func (c *Client) Leave(ctx context.Context, consumer Consumer, stream string) error {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	return leaveScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name).Err()
+	return leaveScript.Run(ctx, c.beats, keys, consumer.Group, consumer.Name).Err()
 }

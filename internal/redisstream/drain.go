@@ -21,7 +21,8 @@ func (c *Client) Drain(ctx context.Context, stream string, w Writer, known uint6
 	for _, m := range messages {
 		args = append(args, m.UUID, m.Metadata, m.Payload)
 	}
-	reply, err := drainScript.Run(ctx, c.appends, []string{c.streamKey(stream), c.writersKey(stream)}, args...).Slice()
+	keys := []string{c.streamKey(stream), c.writersKey(stream), c.metaKey(stream)}
+	reply, err := drainScript.Run(ctx, c.appends, keys, args...).Slice()
 	if err != nil {
 		return false, 0, ID{}, err
 	}

@@ -2,6 +2,7 @@ package redisstream
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -33,7 +34,7 @@ func (c *Client) refsOf(ctx context.Context, script *redis.Script, of Ref, group
 	if len(args) == 2 {
 		return nil, nil
 	}
-	ids, err := script.Run(ctx, c.admin, []string{c.sourceKey(of, group)}, args...).StringSlice()
+	ids, err := script.Run(ctx, c.beats, []string{c.sourceKey(of, group)}, args...).StringSlice()
 	if err != nil {
 		return nil, err
 	}
@@ -52,14 +53,62 @@ func (c *Client) Lose(ctx context.Context, consumer Consumer, ref Ref) error {
 	return loseScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, ref.ID.String()).Err()
 }
 
-// Strangers takes some deliveries that consumers which do not beat, other software's, have left pending for longer than idle.
+// strangerScan is the most pending entries of a stream or a lane that one call of Strangers looks at:
+// about 0.6 ms of the server.
+const strangerScan = 500
+
+// strangerScans remembers up to where the pending entries of each group have been looked at.
+type strangerScans struct {
+	mu   sync.Mutex
+	from map[groupOf][2]string // in the stream and in the lane
+}
+
+// groupOf names the group of one stream.
+type groupOf struct{ stream, group string }
+
+func (s *strangerScans) begin(of groupOf) (stream, lane string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if from, ok := s.from[of]; ok {
+		return from[0], from[1]
+	}
+	return "-", "-"
+}
+
+// note keeps where the next call is to begin. At the beginning of both, which is so wherever there are
+// no strangers, nothing is kept.
+func (s *strangerScans) note(of groupOf, stream, lane string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if stream == "-" && lane == "-" {
+		delete(s.from, of)
+		return
+	}
+	if s.from == nil {
+		s.from = map[groupOf][2]string{}
+	}
+	s.from[of] = [2]string{stream, lane}
+}
+
+// Strangers takes some deliveries that consumers which do not beat, other software's, have left
+// pending for longer than idle. A call looks at a part of what is pending, and the next call goes on
+// there.
 func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string, idle time.Duration, most Most) ([]Delivered, error) {
+	of := groupOf{stream, consumer.Group}
+	from, laneFrom := c.strangers.begin(of)
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), most.Entries, most.Bytes).Slice()
+	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), most.Entries,
+		strangerScan, from, laneFrom, most.Bytes).Slice()
 	if err != nil {
 		return nil, err
 	}
-	return allTakenOver(stream, got)
+	if len(got) < 2 {
+		return nil, errReply
+	}
+	from, _ = got[0].(string)
+	laneFrom, _ = got[1].(string)
+	c.strangers.note(of, from, laneFrom)
+	return allTakenOver(stream, got[2:])
 }
 
 // Renew makes deliveries of one stream look fresh, and returns those that are no longer pending with this consumer.

@@ -25,7 +25,8 @@ func (c *Client) Append(ctx context.Context, stream string, w Writer, messages [
 		m := &messages[i] // pointers: a string in an interface would cost an allocation
 		args = append(args, &m.UUID, &m.Metadata, &m.Payload)
 	}
-	text, err := appendScript.Run(ctx, c.appends, []string{c.streamKey(stream), c.writersKey(stream)}, args...).Text()
+	keys := []string{c.streamKey(stream), c.writersKey(stream), c.metaKey(stream)}
+	text, err := appendScript.Run(ctx, c.appends, keys, args...).Text()
 	if err != nil {
 		return ID{}, 0, err
 	}
@@ -108,16 +109,16 @@ func (c *Client) entries(ctx context.Context, key string, from, to ID, count int
 
 // Tail waits until there are entries behind one of the given IDs or block has passed, and returns up to count of each stream.
 func (c *Client) Tail(ctx context.Context, after map[string]ID, count int, block time.Duration) (map[string][]Entry, error) {
-	args := []any{"XREAD", "COUNT", count, "BLOCK", blockMillis(block), "STREAMS"}
+	keys := []any{"STREAMS"}
 	streams := map[string]string{} // by key
 	var ids []any
 	for stream, id := range after {
 		key := c.streamKey(stream)
 		streams[key] = stream
-		args = append(args, key)
+		keys = append(keys, key)
 		ids = append(ids, id.String())
 	}
-	text, err := c.readBlocking(ctx, append(args, ids...)...)
+	text, err := c.readBlocking(ctx, block, []any{"XREAD", "COUNT", count}, append(keys, ids...))
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,7 @@
 #!lua
 -- Appends messages to a stream, once per writer and sequence.
 --
--- KEYS  1 stream  2 writers (hash: writer -> "sequence firstID")
+-- KEYS  1 stream  2 writers (hash: writer -> "sequence firstID")  3 meta
 -- ARGV  1 writer  2 sequence  3 emergency limit of the stream's length
 --       then for each message: uuid, metadata, payload
 -- Result  the ID of the first message, the others follow it with consecutive sequence numbers; and the writer's last sequence until now, 0
@@ -9,6 +9,8 @@
 --         that came late.
 --
 -- Without flags a script is refused as a whole under OOM, so messages are appended all or none.
+--
+-- include trim
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = 0
 if mark then
@@ -32,7 +34,7 @@ end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. first)
 -- MAXLEN at XADD would stand in the append-only file with the length at this moment. Where that was cut within a transaction, Redis executes its first half
 -- together with the next one at the second start after: with an entry more, so the oldest one would be trimmed for it.
-if redis.call('XLEN', KEYS[1]) > tonumber(ARGV[3]) then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[3]) end
+trim(KEYS[1], KEYS[3], ARGV[3])
 
 -- A new writer pays for the old ones: a sample of the marks is looked at, and those of 30 days ago go. A process has a
 -- new writer at each start, so the hash stays about as large as the number of starts in 30 days.

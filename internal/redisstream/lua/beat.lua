@@ -9,13 +9,17 @@
 --
 -- The server's clock counts, so that consumers need no common one. There is no TTL: neither a stall nor an eviction
 -- makes anybody look dead.
+--
+-- include id
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[1], now, ARGV[2])
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'consumer:' .. ARGV[1] .. ':' .. ARGV[2], ARGV[4]) end
 
--- The frontier: everything up to it is settled. A group that is lost is made again there. It is written only where it has moved, for the sake
--- of the append-only file.
+-- The frontier: everything up to it is settled. A group that is lost is made again there. It is the ID just
+-- below the oldest pending one, whether an entry stands there or not: looking for the entry before walks the
+-- whole stream where there is none, and reads a payload where there is. It is written only where it has moved,
+-- for the sake of the append-only file.
 local groups = redis.call('EXISTS', KEYS[6]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[6]) or {}
 for _, g in ipairs(groups) do
   local about = {}
@@ -23,9 +27,7 @@ for _, g in ipairs(groups) do
   if about['name'] == ARGV[1] then
     local frontier = about['last-delivered-id']
     if about['pending'] > 0 then
-      local first = redis.call('XPENDING', KEYS[6], ARGV[1])[2]
-      local before = redis.call('XREVRANGE', KEYS[6], '(' .. first, '-', 'COUNT', 1)[1]
-      frontier = before and before[1] or '0-0'
+      frontier = before(redis.call('XPENDING', KEYS[6], ARGV[1])[2])
     end
     if redis.call('HGET', KEYS[2], 'frontier:' .. ARGV[1]) ~= frontier then
       redis.call('HSET', KEYS[2], 'frontier:' .. ARGV[1], frontier)

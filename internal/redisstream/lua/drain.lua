@@ -2,10 +2,12 @@
 -- Appends messages that were spooled, if the last append of their spool to this stream is the one that the caller knows of: so neither a crash of the
 -- drain nor a packet that comes late stores anything twice.
 --
--- KEYS  1 stream  2 writers (see append.lua)
+-- KEYS  1 stream  2 writers (see append.lua)  3 meta
 -- ARGV  1 spool  2 sequence of the last append that the caller knows of, 0: of none  3 sequence of this one  4 emergency limit of the
 --       stream's length  then for each message: uuid, metadata, payload
 -- Result  1 appended, 0 the last append is another one and nothing was done; the sequence of the last append; the ID of the first message
+--
+-- include trim
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = mark and mark:match('^%d+') or '0'
 if last ~= ARGV[2] then return { 0, last, '' } end
@@ -16,5 +18,5 @@ for i = 5, #ARGV, 3 do
   first = first or id
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. first)
-if redis.call('XLEN', KEYS[1]) > tonumber(ARGV[4]) then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[4]) end
+trim(KEYS[1], KEYS[3], ARGV[4])
 return { 1, ARGV[3], first }

@@ -9,6 +9,8 @@
 --         what is written about the pause of the group (empty: it is not paused)
 --
 -- XGROUP CREATE is refused under OOM unless the script may run then: a consumer that can't join could never free anything.
+--
+-- include id
 local function create(key, start, read)
   local reply = redis.pcall('XGROUP', 'CREATE', key, ARGV[1], start, 'MKSTREAM', 'ENTRIESREAD', read)
   if type(reply) == 'table' and reply.err then
@@ -16,14 +18,6 @@ local function create(key, start, read)
     return reply
   end
   return 1
-end
-
--- behind reports whether ID a stands behind ID b.
-local function behind(a, b)
-  local ams, aseq = a:match('^(%d+)-(%d+)$')
-  local bms, bseq = b:match('^(%d+)-(%d+)$')
-  ams, aseq, bms, bseq = tonumber(ams), tonumber(aseq), tonumber(bms), tonumber(bseq)
-  return ams > bms or ams == bms and aseq > bseq
 end
 
 -- ENTRIESREAD tells the server how many entries the group has behind it, so that it can tell the lag.
@@ -36,8 +30,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   for i = 1, #info, 2 do field[info[i]] = info[i + 1] end
   local added, length = field['entries-added'], field['length']
   if frontier and not behind(frontier, field['last-generated-id']) then start = frontier end
-  if start == '$' then read = added
-  elseif start == '0-0' then read = added - length
+  local first = field['first-entry'] and field['first-entry'][1]
+  if start == '$' or not behind(field['last-generated-id'], start) then read = added
+  elseif start == '0-0' or first and behind(first, start) then read = added - length
   else read = -1 end
 end
 local made = create(KEYS[1], start, read)
