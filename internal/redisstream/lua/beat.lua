@@ -36,6 +36,9 @@ for _, g in ipairs(groups) do
 end
 
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ARGV[3])
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+if #due > 0 then redis.call('ZREM', KEYS[3], '') end
 for _, member in ipairs(due) do
   local m = cmsgpack.unpack(member)
   redis.call('XADD', KEYS[4], '*', '_watermill_message_uuid', m[1], 'metadata', m[2], 'payload', m[3])
