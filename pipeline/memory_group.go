@@ -425,6 +425,16 @@ func (m *memory) Groups(_ context.Context, stream string) ([]redisstream.GroupIn
 	return infos, nil
 }
 
+func (m *memory) Describe(ctx context.Context, streams []string) []redisstream.Description {
+	described := make([]redisstream.Description, len(streams))
+	for i, stream := range streams {
+		described[i].Stream = stream
+		described[i].Info, _ = m.Info(ctx, stream) // neither can fail
+		described[i].Groups, _ = m.Groups(ctx, stream)
+	}
+	return described
+}
+
 func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.GroupInfo {
 	info := redisstream.GroupInfo{
 		Name: name, Consumers: len(g.beats), LastDelivered: g.cursor, Lag: int64(s.log.len() - s.log.after(g.cursor)), Lost: g.lost,

@@ -292,7 +292,12 @@ const maxWaiting = 64
 
 // Waiting names the types of which events wait for a consumer that handles them, and since when the oldest does.
 func (c *Client) Waiting(ctx context.Context, stream, group string) (map[string]time.Time, error) {
-	got, err := waitingScript.Run(ctx, c.admin, []string{c.waitingKey(stream, group)}, maxWaiting).StringSlice()
+	return waitingSince(waitingScript.Run(ctx, c.admin, []string{c.waitingKey(stream, group)}, maxWaiting))
+}
+
+// waitingSince reads the answer of waiting.lua.
+func waitingSince(reply *redis.Cmd) (map[string]time.Time, error) {
+	got, err := reply.StringSlice()
 	if err != nil {
 		return nil, err
 	}
