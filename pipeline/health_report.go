@@ -182,7 +182,8 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health) error {
 		h.Streams = append(h.Streams, s)
 	}
 	if len(unknown) > 0 {
-		return fmt.Errorf("%d of %d, or a part of each: %s: %w", len(unknown), len(streams), named(unknown), cause)
+		return fmt.Errorf("%d of %d, or a part of each: %s: %w",
+			len(unknown), len(streams), named(unknown), cause)
 	}
 	return nil
 }

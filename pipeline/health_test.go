@@ -14,8 +14,8 @@ import (
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
-// Many streams with many groups are described over a link of 20 ms, with all that there is to say of each
-// group.
+// Many streams with many groups are described over a link of 20 ms, with all that there is to say
+// of each group.
 func TestG19HealthKnowsEveryGroupOverASlowLink(t *testing.T) {
 	t.Parallel()
 	const streams, groups = 50, 20
@@ -48,7 +48,8 @@ func TestG19HealthKnowsEveryGroupOverASlowLink(t *testing.T) {
 		}
 	}
 	if len(h.Streams) != streams || idle != streams*groups {
-		t.Errorf("%d streams and %d groups without a consumer, want %d and %d", len(h.Streams), idle, streams, streams*groups)
+		t.Errorf("%d streams and %d groups without a consumer, want %d and %d",
+			len(h.Streams), idle, streams, streams*groups)
 	}
 }
 
@@ -74,7 +75,8 @@ func TestG19HealthNamesWhatItDoesNotKnow(t *testing.T) {
 	b := openBus(t, Config{})
 	for _, stream := range []string{"aaa", "bbb", "ccc"} {
 		publish(t, b, Event{Type: stream + ".made"})
-		_ = consume(t, b, GroupConfig{Group: "g", Patterns: []string{stream + ".*"}, From: Oldest}, AllStreams, newTally().ack).Close()
+		g := GroupConfig{Group: "g", Patterns: []string{stream + ".*"}}
+		_ = consume(t, b, g, AllStreams, newTally().ack).Close()
 		publish(t, b, Event{Type: stream + ".made"})
 	}
 	half := b.log.Describe(t.Context(), []string{"bbb"})[0]
@@ -87,8 +89,10 @@ func TestG19HealthNamesWhatItDoesNotKnow(t *testing.T) {
 	told := map[string]int{}
 	for _, p := range h.Problems {
 		told[p.Code]++
-		if p.Code == "streams-unknown" && (!strings.Contains(p.Text, "2 of 3") || !strings.Contains(p.Text, "aaa, bbb:") || !strings.Contains(p.Text, "out of time")) {
-			t.Errorf("it says %q", p.Text)
+		for _, part := range []string{"2 of 3", "aaa, bbb:", "out of time"} {
+			if p.Code == "streams-unknown" && !strings.Contains(p.Text, part) {
+				t.Errorf("it says %q, without %q", p.Text, part)
+			}
 		}
 	}
 	if len(h.Streams) != 2 || told["streams-unknown"] != 1 || told["group-without-consumer"] != 2 {
@@ -102,7 +106,8 @@ func TestG19NamesOfManyStreamsAreCut(t *testing.T) {
 	if got, want := named(streams), strings.Repeat("s, ", maxNamed-1)+"s"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got, want := named(append(streams, "a", "b")), strings.Repeat("s, ", maxNamed-1)+"s and 2 more"; got != want {
+	streams = append(streams, "a", "b")
+	if got, want := named(streams), strings.Repeat("s, ", maxNamed-1)+"s and 2 more"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

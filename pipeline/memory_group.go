@@ -294,7 +294,8 @@ func (m *memory) Skip(_ context.Context, c redisstream.Consumer, stream string, 
 }
 
 func (g *memoryGroup) countUnhandled(eventType string) {
-	if _, known := g.unhandled[eventType]; !known && len(g.unhandled) >= redisstream.UnhandledTypes {
+	_, known := g.unhandled[eventType]
+	if !known && len(g.unhandled) >= redisstream.UnhandledTypes {
 		eventType = redisstream.UnhandledOthers
 	}
 	g.unhandled[eventType]++

@@ -18,16 +18,16 @@ type Description struct {
 }
 
 const (
-	// streamsPerTrip is of how many streams one round trip asks. Each answers what its :meta holds: some
-	// hundred bytes for each consumer.
+	// streamsPerTrip is of how many streams one round trip asks. Each answers what its :meta holds:
+	// some hundred bytes for each consumer.
 	streamsPerTrip = 32
 	// groupsPerTrip is of how many groups one round trip asks, which is eight commands each.
 	groupsPerTrip = 100
 )
 
-// Describe describes streams: 32 of them, with 20 groups each, in eight round trips, and one that does
-// not exist as one without groups. When ctx ends before all is known, what is known is returned, and
-// the others have an error.
+// Describe describes streams: 32 of them, with 20 groups each, in eight round trips, and one that
+// does not exist as one without groups. When ctx ends before all is known, what is known is
+// returned, and the others have an error.
 func (c *Client) Describe(ctx context.Context, streams []string) []Description {
 	described := make([]Description, len(streams))
 	for i, stream := range streams {
@@ -69,7 +69,11 @@ func (c *Client) describe(ctx context.Context, described []Description) {
 		now = p.Time(ctx)
 		for i, d := range described {
 			key := c.streamKey(d.Stream)
-			parts[i] = streamParts{infoScript.EvalSha(ctx, p, []string{key}), p.XInfoGroups(ctx, key), p.HGetAll(ctx, c.metaKey(d.Stream))}
+			parts[i] = streamParts{
+				info:   infoScript.EvalSha(ctx, p, []string{key}),
+				groups: p.XInfoGroups(ctx, key),
+				meta:   p.HGetAll(ctx, c.metaKey(d.Stream)),
+			}
 		}
 	})
 	var groups []*groupParts
@@ -150,7 +154,8 @@ func (c *Client) describeGroups(ctx context.Context, groups []*groupParts, now t
 		_ = c.pipelined(ctx, waitingScript, func(p redis.Pipeliner) {
 			for _, g := range groups {
 				if g.waiting.Val() > 0 {
-					g.waits = waitingScript.EvalSha(ctx, p, []string{c.waitingKey(g.of.Stream, g.group.Name)}, maxWaiting)
+					key := c.waitingKey(g.of.Stream, g.group.Name)
+					g.waits = waitingScript.EvalSha(ctx, p, []string{key}, maxWaiting)
 				}
 			}
 		})
@@ -169,7 +174,9 @@ func (c *Client) describeGroups(ctx context.Context, groups []*groupParts, now t
 
 // info reads what the answers say of the group.
 func (g *groupParts) info(now time.Time) (GroupInfo, error) {
-	for _, cmd := range []redis.Cmder{g.pending, g.lane, g.dead, g.deferred, g.waiting, g.alive, g.consumers} {
+	for _, cmd := range []redis.Cmder{
+		g.pending, g.lane, g.dead, g.deferred, g.waiting, g.alive, g.consumers,
+	} {
 		if cmd.Err() != nil {
 			return GroupInfo{}, cmd.Err()
 		}
@@ -184,8 +191,9 @@ func (g *groupParts) info(now time.Time) (GroupInfo, error) {
 	}
 	oldest, _ := ParseID(g.pending.Val().Lower) // empty when nothing is pending
 	info := GroupInfo{
-		Name: g.group.Name, Consumers: int(g.group.Consumers), Pending: g.group.Pending, OldestPending: oldest,
-		LastDelivered: delivered, Lag: lag(g.of.Info, g.group, delivered), Lost: -1,
+		Name: g.group.Name, Consumers: int(g.group.Consumers),
+		Pending: g.group.Pending, OldestPending: oldest, LastDelivered: delivered,
+		Lag: lag(g.of.Info, g.group, delivered), Lost: -1,
 		Deferred: g.deferred.Val() + g.waiting.Val(), Lane: g.lane.Val(), Dead: g.dead.Val(),
 		Unhandled: map[string]int64{}, Waiting: map[string]time.Time{},
 	}

@@ -9,7 +9,8 @@ import (
 // Suspect raises the delivery count of a delivery, just before its handler starts, and returns the count before; 0 when it is no longer
 // pending with this consumer. An entry that was read once has the count 1.
 func (c *Client) Suspect(ctx context.Context, consumer Consumer, ref Ref) (int, error) {
-	return suspectScript.Run(ctx, c.beats, []string{c.sourceKey(ref, consumer.Group)}, consumer.Group, consumer.Name, ref.ID.String()).Int()
+	keys := []string{c.sourceKey(ref, consumer.Group)}
+	return suspectScript.Run(ctx, c.beats, keys, consumer.Group, consumer.Name, ref.ID.String()).Int()
 }
 
 // Lose settles a delivery whose entry is gone and counts it as lost.
@@ -18,8 +19,8 @@ func (c *Client) Lose(ctx context.Context, consumer Consumer, ref Ref) error {
 	return loseScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, ref.ID.String()).Err()
 }
 
-// strangerScan is the most pending entries of a stream or a lane that one call of Strangers looks at:
-// about 0.6 ms of the server.
+// strangerScan is the most pending entries of a stream or a lane that one call of Strangers looks
+// at: about 0.6 ms of the server.
 const strangerScan = 500
 
 // strangerScans remembers up to where the pending entries of each group have been looked at.
@@ -40,8 +41,8 @@ func (s *strangerScans) begin(of groupOf) (stream, lane string) {
 	return "-", "-"
 }
 
-// note keeps where the next call is to begin. At the beginning of both, which is so wherever there are
-// no strangers, nothing is kept.
+// note keeps where the next call is to begin. At the beginning of both, which is so wherever there
+// are no strangers, nothing is kept.
 func (s *strangerScans) note(of groupOf, stream, lane string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -55,15 +56,17 @@ func (s *strangerScans) note(of groupOf, stream, lane string) {
 	s.from[of] = [2]string{stream, lane}
 }
 
-// Strangers takes up to 100 deliveries that consumers which do not beat, other software's, have left
-// pending for longer than idle. A call looks at a part of what is pending, and the next call goes on
-// there.
+// Strangers takes up to 100 deliveries that consumers which do not beat, other software's, have
+// left pending for longer than idle. A call looks at a part of what is pending, and the next call
+// goes on there.
 func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string, idle time.Duration) ([]Delivered, error) {
 	of := groupOf{stream, consumer.Group}
 	from, laneFrom := c.strangers.begin(of)
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), takeOverBatch,
-		strangerScan, from, laneFrom).Slice()
+	args := []any{
+		consumer.Group, consumer.Name, idle.Milliseconds(), takeOverBatch, strangerScan, from, laneFrom,
+	}
+	got, err := strangerScript.Run(ctx, c.admin, keys, args...).Slice()
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +92,8 @@ func (c *Client) Renew(ctx context.Context, consumer Consumer, stream string, re
 			continue
 		}
 		of := Ref{Stream: stream, Lane: lane}
-		ids, err := renewScript.Run(ctx, c.beats, []string{c.sourceKey(of, consumer.Group)}, args...).StringSlice()
+		keys := []string{c.sourceKey(of, consumer.Group)}
+		ids, err := renewScript.Run(ctx, c.beats, keys, args...).StringSlice()
 		if err != nil {
 			return gone, err
 		}
