@@ -57,14 +57,20 @@ func TestG19RefusedHalfwayLeavesOneCopy(t *testing.T) {
 		prepare func(ctx context.Context, c *Client) (Ref, error)
 		do      func(ctx context.Context, c *Client, ref Ref)
 	}{
-		"defer":       {lane, retry(Retry{Delay: time.Hour})},
-		"retry":       {lane, retry(Retry{})},
-		"let wait":    {lane, retry(Retry{Waiting: "booking.created"})},
-		"bury":        {lane, func(ctx context.Context, c *Client, ref Ref) { _, _, _ = c.Bury(ctx, consumer, "booking", bounds, []Burial{{Ref: ref, Message: message, Report: "{}"}}) }},
-		"requeue":     {dead, func(ctx context.Context, c *Client, ref Ref) { _, _, _ = c.Enqueue(ctx, "booking", "g", []Copy{{Dead: ref.ID, Message: message}}) }},
-		"retry now":   {waits(Retry{Delay: time.Hour}), func(ctx context.Context, c *Client, _ Ref) { _, _, _ = c.RetryNow(ctx, "booking", "g") }},
-		"promote":     {waits(Retry{Delay: time.Millisecond}), func(ctx context.Context, c *Client, _ Ref) { _, _ = c.Beat(ctx, consumer, "booking", "") }},
-		"fetch":       {waits(Retry{Waiting: "booking.created"}), func(ctx context.Context, c *Client, _ Ref) { _, _ = c.Fetch(ctx, consumer, "booking", []string{"booking.created"}, 10) }},
+		"defer":    {lane, retry(Retry{Delay: time.Hour})},
+		"retry":    {lane, retry(Retry{})},
+		"let wait": {lane, retry(Retry{Waiting: "booking.created"})},
+		"bury": {lane, func(ctx context.Context, c *Client, ref Ref) {
+			_, _, _ = c.Bury(ctx, consumer, "booking", bounds, []Burial{{Ref: ref, Message: message, Report: "{}"}})
+		}},
+		"requeue": {dead, func(ctx context.Context, c *Client, ref Ref) {
+			_, _, _ = c.Enqueue(ctx, "booking", "g", []Copy{{Dead: ref.ID, Message: message}})
+		}},
+		"retry now": {waits(Retry{Delay: time.Hour}), func(ctx context.Context, c *Client, _ Ref) { _, _, _ = c.RetryNow(ctx, "booking", "g") }},
+		"promote":   {waits(Retry{Delay: time.Millisecond}), func(ctx context.Context, c *Client, _ Ref) { _, _ = c.Beat(ctx, consumer, "booking", "") }},
+		"fetch": {waits(Retry{Waiting: "booking.created"}), func(ctx context.Context, c *Client, _ Ref) {
+			_, _ = c.Fetch(ctx, consumer, "booking", []string{"booking.created"}, 10)
+		}},
 		"acknowledge": {lane, func(ctx context.Context, c *Client, ref Ref) { _, _, _ = c.Ack(ctx, consumer, []Ref{ref}) }},
 	} {
 		for _, right := range []any{"xack", "xdel", "zrem", "zadd", "xadd", "hset", "hincrby", "xtrim", "time", "xreadgroup", "xpending", "zcard"} {

@@ -8,7 +8,8 @@
 -- Result  0 done  3 the patterns have changed, nothing was done
 if tonumber(redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0) ~= tonumber(ARGV[3]) then return 3 end
 
--- count counts an event of a type. How many types there are stands beside them: HLEN would count other fields too.
+-- count counts an event of a type. How many types there are stands beside them: HLEN would count
+-- other fields too.
 local function count(type)
   local field, types = 'unhandled:' .. ARGV[1] .. ':', 'types:' .. ARGV[1]
   if redis.call('HEXISTS', KEYS[2], field .. type) == 0 then
