@@ -21,6 +21,7 @@ import (
 //	deliverLoop  decides what is handled here, and hands deliveries out
 //	settleLoop   acknowledges what was handled, as many IDs in one command as there are
 //	beatLoop     says that this consumer lives, moves what is due, finds out who is dead (one per stream)
+//	passOnLoop   passes on what is not handled here (one per stream, while there is any)
 //	takeOver     takes from the dead, and what waits for a handler that is here (while there is any)
 //	raise        raises the counts of suspects before they run (while there are any)
 //	leaseLoop    finds out what was taken away, and takes from consumers of other software

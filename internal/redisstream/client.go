@@ -105,6 +105,7 @@ var (
 	retryScript    = load("retry")
 	retryNowScript = load("retry_now")
 	skipScript     = load("skip")
+	waitScript     = load("wait")
 	takeOverScript = load("takeover")
 	leaveScript    = load("leave")
 	waitingScript  = load("waiting")

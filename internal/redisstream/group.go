@@ -60,13 +60,19 @@ type Patterns struct {
 	Version int64
 }
 
-// Retry is a delivery to be made again: a copy goes to the lane, or to the deferred set until the delay has passed, or to the waiting
-// set until it is fetched, and the original is acknowledged, in one step.
+// Retry is a delivery to be made again: a copy goes to the lane, or to the deferred set until the delay
+// has passed, and the original is acknowledged, in one step.
 type Retry struct {
 	Ref
 	Message Message
 	Delay   time.Duration
-	Waiting string // the event type that waits for a consumer which handles it, and for no delay; empty otherwise
+}
+
+// Wait is a delivery that waits for a consumer which handles its type.
+type Wait struct {
+	Ref
+	Type    string
+	Message Message
 }
 
 // Burial is a delivery to be given up: its entry goes to the dead letters, and the original is acknowledged, in one step.
@@ -123,6 +129,7 @@ type Beat struct {
 	Peers    []Peer
 	NextDue  time.Duration // until the next deferred delivery is due; negative: none is deferred
 	Waiting  int64         // events that wait for a consumer of their type
+	Full     bool          // no more may wait for one
 	Paused   string        // what is written about the pause of the group; empty: it is not paused
 }
 

@@ -1,7 +1,7 @@
 #!lua flags=no-writes,allow-oom
 -- Names the types of which events wait for a consumer that handles them.
 --
--- KEYS  1 waiting (see retry.lua)
+-- KEYS  1 waiting (see wait.lua)
 -- ARGV  1 most types to name
 -- Result  type and the ms since which its oldest event waits, for each
 local result = {}

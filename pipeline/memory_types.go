@@ -1,0 +1,88 @@
+package pipeline
+
+import (
+	"context"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+func (m *memory) LetWait(_ context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64) ([]redisstream.Settled, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	settled := make([]redisstream.Settled, len(waits))
+	g := m.group(stream, c.Group)
+	for i, w := range waits {
+		switch {
+		case g == nil:
+			settled[i] = redisstream.LeaseLost
+		case g.patterns.Version != version:
+			settled[i] = redisstream.Changed
+		default:
+			settled[i] = g.letWait(c, w, m.groupBound)
+		}
+	}
+	return settled, nil
+}
+
+func (g *memoryGroup) letWait(c redisstream.Consumer, w redisstream.Wait, bound int) redisstream.Settled {
+	switch p := g.pending[w.Ref]; {
+	case p == nil || p.consumer != c.Name:
+		return redisstream.LeaseLost
+	case g.waitingCount() >= bound:
+		return redisstream.Full
+	}
+	g.waiting[w.Type] = append(g.waiting[w.Type], memoryDeferred{time.Now(), w.Message})
+	g.settle(w.Ref, c.Name)
+	return redisstream.Done
+}
+
+func (g *memoryGroup) waitingCount() int {
+	n := 0
+	for _, of := range g.waiting {
+		n += len(of)
+	}
+	return n
+}
+
+func (m *memory) Waiting(_ context.Context, stream, group string) (map[string]time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.group(stream, group); g != nil {
+		return g.waitingSince(), nil
+	}
+	return nil, nil
+}
+
+func (g *memoryGroup) waitingSince() map[string]time.Time {
+	since := map[string]time.Time{}
+	for eventType, of := range g.waiting {
+		since[eventType] = of[0].due
+	}
+	return since
+}
+
+func (m *memory) Fetch(_ context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	if g == nil {
+		return nil, nil
+	}
+	moved := 0
+	for _, t := range types {
+		of := g.waiting[t]
+		n := min(count-moved, len(of))
+		for _, w := range of[:n] {
+			g.lane.add(w.message.Entry(g.lane.next(1)))
+		}
+		moved += n
+		if g.waiting[t] = of[n:]; len(g.waiting[t]) == 0 {
+			delete(g.waiting, t)
+		}
+	}
+	if moved == 0 {
+		return nil, nil
+	}
+	return g.hand(c, redisstream.Ref{Stream: stream, Lane: true}, &g.lane, &g.laneCursor, count), nil
+}
