@@ -22,6 +22,7 @@ type membership struct {
 	// know where it came from.
 	takingOver sync.Mutex
 	taking     atomic.Bool // takeOver is at work
+	walk       typeWalk    // used by takeOver only
 
 	passKick  chan struct{} // has passOnLoop look at once
 	passAgain atomic.Bool   // it is to try what it could not do, whatever its back-off

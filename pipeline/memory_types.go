@@ -2,6 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -45,13 +48,17 @@ func (g *memoryGroup) waitingCount() int {
 	return n
 }
 
-func (m *memory) Waiting(_ context.Context, stream, group string) (map[string]time.Time, error) {
+func (m *memory) WaitingTypes(_ context.Context, stream, group, prefix, after string, most int) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if g := m.group(stream, group); g != nil {
-		return g.waitingSince(), nil
+	g := m.group(stream, group)
+	if g == nil {
+		return nil, nil
 	}
-	return nil, nil
+	types := slices.DeleteFunc(slices.Sorted(maps.Keys(g.waiting)), func(t string) bool {
+		return t <= after || !strings.HasPrefix(t, prefix)
+	})
+	return types[:min(most, len(types))], nil
 }
 
 func (g *memoryGroup) waitingSince() map[string]time.Time {

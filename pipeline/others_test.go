@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -147,4 +148,53 @@ func TestG08StreamWithTooManyOthersIsNotRead(t *testing.T) {
 	b.local.mu.Unlock()
 	handled.await(t, 30)
 	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Pending == 0 && g.Lag == 0 && g.Deferred == n+1 })
+}
+
+// A consumer finds what waits for it, however many other types wait: by name, or by a pattern that it has
+// to be looked for with.
+func TestG08ConsumerFindsItsTypesAmongManyOthers(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		const others = typesAtOnce*walkMost + 50
+		joinAndLeave(t, b, "booking.**")
+		created := newTally()
+		consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.created"}}, AllStreams, created.ack)
+		var waiting []Event
+		for i := range others {
+			waiting = append(waiting, Event{Type: fmt.Sprintf("booking.a%04d", i)})
+		}
+		publish(t, b, append(waiting, Event{ID: "exact", Type: "booking.z"}, Event{ID: "wild", Type: "booking.z.done"})...)
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool {
+			return g.Deferred == others+2 && g.Pending == 0 && g.Lag == 0
+		})
+
+		exact, wild := newTally(), newTally()
+		consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.z"}}, AllStreams, exact.ack)
+		exact.await(t, 1)
+		consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*.done"}}, AllStreams, wild.ack)
+		wild.await(t, 1)
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Deferred == others && g.Pending == 0 })
+		if got := b.Health(t.Context()).Streams[0].Groups[0].Waiting; b.redis != nil && len(got) != 64 || got[0].Type != "booking.a0000" {
+			t.Errorf("health names %d types, the first is %s, want the first 64", len(got), got[0].Type)
+		}
+	})
+}
+
+// What a consumer looks for: the types that it names, and what comes before the wildcards, each once.
+func TestG08WaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ patterns, exact, prefixes []string }{
+		{nil, nil, []string{""}},
+		{[]string{"booking.created", "order.created"}, []string{"booking.created"}, nil},
+		{[]string{"booking.*.done", "booking.**", "booking.created"}, []string{"booking.created"}, []string{"booking."}},
+		{[]string{"booking.b.*", "booking.a.**", "order.*"}, nil, []string{"booking.a.", "booking.b."}},
+		{[]string{"booking.b.*", "*.created"}, nil, []string{""}},
+	} {
+		c := &consumer{cfg: GroupConfig{Patterns: test.patterns}}
+		exact, prefixes := c.waitedFor("booking")
+		if !slices.Equal(exact, test.exact) || !slices.Equal(prefixes, test.prefixes) {
+			t.Errorf("%v: looks for %q and for what begins with %q, want %q and %q",
+				test.patterns, exact, prefixes, test.exact, test.prefixes)
+		}
+	}
 }

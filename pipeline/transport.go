@@ -96,9 +96,10 @@ type typeLog interface {
 	// handles their types. Where the patterns of the group are not of the given version, nothing is done.
 	// Each delivery has its own result; the error is the reason of those that are Unknown.
 	LetWait(ctx context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64) ([]redisstream.Settled, error)
-	// Waiting names the types of which events wait for a consumer that handles them, and since when the
-	// oldest does.
-	Waiting(ctx context.Context, stream, group string) (map[string]time.Time, error)
+	// WaitingTypes names up to most types of which events wait for a consumer that handles them, in their
+	// order: those that begin with the prefix and come behind the type after. There are no more where it
+	// names none.
+	WaitingTypes(ctx context.Context, stream, group, prefix, after string, most int) ([]string, error)
 	// Fetch hands up to count events that wait for a consumer of one of the types to this one, the oldest
 	// of each type first.
 	Fetch(ctx context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error)

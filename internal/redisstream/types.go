@@ -35,6 +35,35 @@ func (c *Client) LetWait(ctx context.Context, consumer Consumer, stream string, 
 	return settled, first
 }
 
+// WaitingTypes names up to most types of which events wait for a consumer that handles them, in their
+// order: those that begin with the prefix and come behind the type after. There are no more where it
+// names none: it may name fewer than there are.
+func (c *Client) WaitingTypes(ctx context.Context, stream, group, prefix, after string, most int) ([]string, error) {
+	from, to := "-", "+"
+	if prefix != "" {
+		from, to = "["+prefix, "("+successor(prefix)
+	}
+	if after != "" {
+		from = "(" + after + "\x01" // behind all events of the type
+	}
+	got, err := waitingScript.Run(ctx, c.admin, []string{c.waitingKey(stream, group)}, most, from, to).StringSlice()
+	if err != nil {
+		return nil, err
+	}
+	types := make([]string, 0, len(got)/2)
+	for i := 0; i+1 < len(got); i += 2 {
+		types = append(types, got[i])
+	}
+	return types, nil
+}
+
+// successor is the first text behind all that begin with the prefix, which ends with a character of a
+// pattern: none of these is the last there is.
+func successor(prefix string) string {
+	last := len(prefix) - 1
+	return prefix[:last] + string(prefix[last]+1)
+}
+
 // settledAs says what became of the delivery at index i of those that wait.lua was given, by its answer.
 func settledAs(i, answer int, err error) Settled {
 	switch {
