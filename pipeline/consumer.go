@@ -204,10 +204,13 @@ func (c *consumer) find(ctx context.Context) ([]string, error) {
 // patterns returns what this consumer handles of a stream.
 func (c *consumer) patterns(stream string) []string {
 	if len(c.cfg.Patterns) == 0 {
-		return []string{stream, stream + ".**"}
+		return wholeStream(stream)
 	}
 	return patternsOf(c.cfg.Patterns, stream)
 }
+
+// wholeStream returns the patterns of a consumer that names none.
+func wholeStream(stream string) []string { return []string{stream, stream + ".**"} }
 
 // handles reports whether this consumer has a handler for the type.
 func (c *consumer) handles(eventType string) bool {

@@ -15,18 +15,18 @@ const (
 	walkMost = 4
 )
 
-// typeWalk goes through the types of which events wait and that patterns with wildcards may match, in
-// their order, a part at a time.
+// typeWalk goes through the types of which events wait and that patterns with wildcards may match,
+// in their order, a part at a time.
 type typeWalk struct {
 	prefixes []string // of the patterns: what comes before the wildcard
 	at       int      // which of them has its turn
 	after    string   // the last type that was named
 }
 
-// fetchWaiting takes the events that wait for a handler, as far as one is here. Who lets them wait must
-// not get them back: so they are fetched, and not sent around until they meet the right one
-// (docs/adr/0003). Types are looked for by name where a pattern is one. However many others wait, it
-// finds what it handles, if not with this beat.
+// fetchWaiting takes the events that wait for a handler, as far as one is here. Who lets them wait
+// must not get them back: so they are fetched, and not sent around until they meet the right one
+// (docs/adr/0003). Types are looked for by name where a pattern is one. However many others wait,
+// it finds what it handles, if not with this beat.
 func (c *consumer) fetchWaiting(m *membership) {
 	exact, prefixes := c.waitedFor(m.stream)
 	for types := range slices.Chunk(exact, typesAtOnce) {
@@ -54,8 +54,8 @@ func (c *consumer) fetchWaiting(m *membership) {
 	}
 }
 
-// waitedFor returns what this consumer handles of a stream: types, and what comes before the wildcard of
-// each other pattern, none of which begins with another one.
+// waitedFor returns what this consumer handles of a stream: types, and what comes before the
+// wildcard of each other pattern, none of which begins with another one.
 func (c *consumer) waitedFor(stream string) (exact, prefixes []string) {
 	patterns := []string{"**"}
 	if len(c.cfg.Patterns) > 0 {
@@ -79,7 +79,8 @@ func (c *consumer) waitedFor(stream string) (exact, prefixes []string) {
 	return exact, apart
 }
 
-// walk returns the next types of which events wait; false at the end, and where they can't be named now.
+// walk returns the next types of which events wait; false at the end, and where they can't be named
+// now.
 func (c *consumer) walk(m *membership) (types []string, more bool) {
 	w := &m.walk
 	if w.at >= len(w.prefixes) {
@@ -98,16 +99,16 @@ func (c *consumer) walk(m *membership) (types []string, more bool) {
 	return types, true
 }
 
-// fetch takes the events of some types that wait, as long as there are any, and returns how many that
-// were; false where it can't go on now.
+// fetch takes the events of some types that wait, as long as there are any, and returns how many
+// that were; false where it can't go on now.
 func (c *consumer) fetch(m *membership, types []string) (fetched int, goOn bool) {
 	for {
 		room := c.holdings.freeToTake(c.reading)
 		if room == 0 {
 			return fetched, false
 		}
-		// As when taking over: reconcile may have found them and had them settled before this answer
-		// came.
+		// As when taking over: reconcile may have found them and had them settled before this
+		// answer came.
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, c.budget.entries(min(room, takeBatch)))
 		})

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -92,4 +93,72 @@ func (m *memory) Fetch(_ context.Context, c redisstream.Consumer, stream string,
 		return nil, nil
 	}
 	return g.hand(c, redisstream.Ref{Stream: stream, Lane: true}, &g.lane, &g.laneCursor, count), nil
+}
+
+func (m *memory) Forget(_ context.Context, stream, group string, f redisstream.Forget) (redisstream.Forgotten, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return redisstream.Forgotten{}, ErrUnknownGroup
+	}
+	result, consumer := g.mayForget(f, m.clock()-memoryAlive.Milliseconds())
+	if result == redisstream.Forgot && !f.DryRun {
+		g.patterns.Set = slices.DeleteFunc(slices.Clone(g.patterns.Set), func(p string) bool { return p == f.Pattern })
+		g.patterns.Version++
+	}
+	return redisstream.Forgotten{Result: result, Consumer: consumer, Patterns: g.patterns}, nil
+}
+
+// mayForget says whether the group may forget a pattern: no consumer that has beaten since then
+// handles it.
+func (g *memoryGroup) mayForget(f redisstream.Forget, since int64) (result redisstream.ForgetResult, consumer string) {
+	if !slices.Contains(g.patterns.Set, f.Pattern) {
+		return redisstream.NotTaken, ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(g.beats)) {
+		if g.beats[name] == redisstream.Left || g.beats[name] < since {
+			continue
+		}
+		about := Member{}
+		if json.Unmarshal([]byte(g.about[name]), &about) != nil {
+			return redisstream.NotSaidYet, name
+		}
+		if len(about.Patterns) == 0 {
+			about.Patterns = f.Default
+		}
+		if slices.Contains(about.Patterns, f.Pattern) {
+			return redisstream.StillHandled, name
+		}
+	}
+	if len(g.patterns.Set) == 1 {
+		return redisstream.NothingElse, ""
+	}
+	return redisstream.Forgot, ""
+}
+
+func (m *memory) DropWaiting(_ context.Context, stream, group, eventType string, version int64) (dropped int, s redisstream.Settled, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil || g.patterns.Version != version {
+		return 0, redisstream.Changed, nil
+	}
+	dropped = len(g.waiting[eventType])
+	for range dropped {
+		g.countUnhandled(eventType)
+	}
+	delete(g.waiting, eventType)
+	return dropped, redisstream.Done, nil
+}
+
+func (m *memory) CountWaiting(_ context.Context, stream, group string, types []string) (n int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.group(stream, group); g != nil {
+		for _, t := range types {
+			n += len(g.waiting[t])
+		}
+	}
+	return n, nil
 }

@@ -16,13 +16,13 @@ type other struct {
 }
 
 const (
-	// othersLeast and othersPerSize bound the others that are held of one stream: a stream with more of
-	// them than both, the second times the size, is not read. They take no room, and somebody has to
-	// keep them.
+	// othersLeast and othersPerSize bound the others that are held of one stream: a stream with
+	// more of them than both, the second times the size, is not read. They take no room, and
+	// somebody has to keep them.
 	othersLeast   = 1000
 	othersPerSize = 2
-	// skipAtOnce and waitAtOnce are the most others that one script settles, and waitBytes is about how
-	// many bytes it carries at most: the server answers nobody else meanwhile.
+	// skipAtOnce and waitAtOnce are the most others that one script settles, and waitBytes is about
+	// how many bytes it carries at most: the server answers nobody else meanwhile.
 	skipAtOnce = 1000
 	waitAtOnce = 100
 	waitBytes  = 1 << 20
@@ -48,8 +48,8 @@ func (w *holdings) leaveToOthers(of *membership, others []other) (start bool) {
 	return start
 }
 
-// othersOf returns the others of a stream that are still held, in their order. Where there are none,
-// passOnLoop ends.
+// othersOf returns the others of a stream that are still held, in their order. Where there are
+// none, passOnLoop ends.
 func (w *holdings) othersOf(of *membership) []other {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -61,8 +61,8 @@ func (w *holdings) othersOf(of *membership) []other {
 	return append([]other(nil), of.others...)
 }
 
-// stillOthers leaves out those that were passed on or lost, and returns how many there are. The lock of
-// the holdings is held.
+// stillOthers leaves out those that were passed on or lost, and returns how many there are. The
+// lock of the holdings is held.
 func (m *membership) stillOthers() int {
 	left := m.others[:0]
 	for _, o := range m.others {
@@ -75,15 +75,15 @@ func (m *membership) stillOthers() int {
 	return len(left)
 }
 
-// tooManyOthers reports whether so many others of a stream are held that it is not to be read. The lock
-// is held.
+// tooManyOthers reports whether so many others of a stream are held that it is not to be read. The
+// lock is held.
 func (w *holdings) tooManyOthers(of *membership) bool {
 	most := max(othersLeast, othersPerSize*w.size)
 	return len(of.others) > most && of.stillOthers() > most
 }
 
-// passOnSoon has passOnLoop look at once: there is something new. With again it tries what could not be
-// done either, whatever its back-off.
+// passOnSoon has passOnLoop look at once: there is something new. With again it tries what could
+// not be done either, whatever its back-off.
 func (m *membership) passOnSoon(again bool) {
 	if again {
 		m.passAgain.Store(true)
@@ -103,10 +103,10 @@ func (c *consumer) passOn(m *membership, others []other) {
 	}
 }
 
-// passOnLoop settles the others of one stream: what the group takes waits in the log until a peer fetches
-// it, the rest is acknowledged and counted. It is the only one of the stream, and ends when none is left
-// or the consumer stops. While the log takes no more of those that wait, one of them is tried from time
-// to time: whoever handles the type may not come for hours.
+// passOnLoop settles the others of one stream: what the group takes waits in the log until a peer
+// fetches it, the rest is acknowledged and counted. It is the only one of the stream, and ends when
+// none is left or the consumer stops. While the log takes no more of those that wait, one of them
+// is tried from time to time: whoever handles the type may not come for hours.
 func (c *consumer) passOnLoop(m *membership) {
 	var skipping, waiting passPace
 	for {
@@ -158,7 +158,8 @@ type passPace struct {
 
 func (p *passPace) isDue() bool { return !time.Now().Before(p.until) }
 
-// most is how many deliveries the next attempt is made with: after one that did nothing, a single one.
+// most is how many deliveries the next attempt is made with: after one that did nothing, a single
+// one.
 func (p *passPace) most() int {
 	if p.pause > 0 {
 		return 1
@@ -181,8 +182,8 @@ func (p *passPace) note(went bool) bool {
 	return false
 }
 
-// siftOthers divides others by what the group takes. What other software wrote into the stream, and no
-// handler of the group is for, becomes a dead letter.
+// siftOthers divides others by what the group takes. What other software wrote into the stream, and
+// no handler of the group is for, becomes a dead letter.
 func (c *consumer) siftOthers(m *membership, others []other) (skips, waits []other) {
 	patterns := c.groupPatterns(m).Set
 	for _, o := range others {
@@ -198,8 +199,8 @@ func (c *consumer) siftOthers(m *membership, others []other) (skips, waits []oth
 	return skips, waits
 }
 
-// foreign makes a dead letter of an entry that other software wrote into the stream and that no handler
-// of the group is for.
+// foreign makes a dead letter of an entry that other software wrote into the stream and that no
+// handler of the group is for.
 func (c *consumer) foreign(h *holding, e *decoded) *redisstream.Burial {
 	delivery := Delivery{
 		Event: e.Event, Stream: h.Stream, Position: positionOf(h.ref.ID), First: time.Now().UTC(), ref: h.ref,
@@ -208,8 +209,8 @@ func (c *consumer) foreign(h *holding, e *decoded) *redisstream.Burial {
 		"entry carries no event, and the group has no handler for the type %q that stands for such entries", e.Type))
 }
 
-// skipOthers acknowledges and counts others that the group does not take, and reports whether that was
-// done.
+// skipOthers acknowledges and counts others that the group does not take, and reports whether that
+// was done.
 func (c *consumer) skipOthers(m *membership, others []other) bool {
 	others = others[:min(len(others), skipAtOnce)]
 	skips, of := make([]redisstream.Skip, len(others)), make([]*holding, len(others))
@@ -230,8 +231,8 @@ func (c *consumer) skipOthers(m *membership, others []other) bool {
 	return true
 }
 
-// letWait lets up to most others wait in the log for a consumer of their type, and reports whether any
-// does.
+// letWait lets up to most others wait in the log for a consumer of their type, and reports whether
+// any does.
 func (c *consumer) letWait(m *membership, others []other, most int) bool {
 	var waits []redisstream.Wait
 	bytes := 0
@@ -257,7 +258,8 @@ func (c *consumer) letWait(m *membership, others []other, most int) bool {
 	return len(settled) > 0
 }
 
-// noteFull says that no more events may wait for a consumer of their type, once until some may again.
+// noteFull says that no more events may wait for a consumer of their type, once until some may
+// again.
 func (c *consumer) noteFull(m *membership, last redisstream.Settled) {
 	switch {
 	case last == redisstream.Done:
@@ -270,8 +272,8 @@ func (c *consumer) noteFull(m *membership, last redisstream.Settled) {
 	}
 }
 
-// waitingType is the type under which an event waits. Its metadata may be another software's: a NUL would
-// end the name.
+// waitingType is the type under which an event waits. Its metadata may be another software's: a NUL
+// would end the name.
 func waitingType(stream, eventType string) string {
 	eventType = strings.ReplaceAll(eventType, "\x00", "")
 	setDefault(&eventType, stream)

@@ -46,8 +46,8 @@ func joinAndLeave(t *testing.T, b *Bus, patterns ...string) {
 	}
 }
 
-// A type that nobody handles any more fills the waiting set, and then what can't wait there is held here:
-// all else goes on, in its stream and in others.
+// A type that nobody handles any more fills the waiting set, and then what can't wait there is held
+// here: all else goes on, in its stream and in others.
 func TestG08TypeThatNobodyHandlesStopsNothing(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(nil)
@@ -66,7 +66,8 @@ func TestG08TypeThatNobodyHandlesStopsNothing(t *testing.T) {
 	})
 }
 
-// waitsCounted is a transport that counts what is asked of it for events that wait for their handler.
+// waitsCounted is a transport that counts what is asked of it for events that wait for their
+// handler.
 type waitsCounted struct {
 	transport
 	scripts, most atomic.Int32
@@ -78,8 +79,8 @@ func (w *waitsCounted) LetWait(ctx context.Context, c redisstream.Consumer, stre
 	return w.transport.LetWait(ctx, c, stream, waits, version)
 }
 
-// While no more events may wait, one is tried from time to time, and not one for each read; and as soon as
-// a beat says that there is room all of them go.
+// While no more events may wait, one is tried from time to time, and not one for each read; and as
+// soon as a beat says that there is room all of them go.
 func TestG08PassOnBacksOff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -89,9 +90,10 @@ func TestG08PassOnBacksOff(t *testing.T) {
 		counted := &waitsCounted{transport: b.log}
 		b.log = counted
 		consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.created"}, InFlight: 4}, AllStreams, func(m *message.Message, _ *Delivery) { m.Ack() })
-		for range 600 {
+		const n = 120
+		for range n {
 			publish(t, b, Event{Type: "booking.old"})
-			time.Sleep(100 * time.Millisecond) // of the bubble's time
+			time.Sleep(500 * time.Millisecond) // of the bubble's time
 		}
 		synctest.Wait()
 		// 50 ms doubling to 30 s: 11 in a minute.
@@ -106,17 +108,17 @@ func TestG08PassOnBacksOff(t *testing.T) {
 		time.Sleep(2 * beatEvery)
 		synctest.Wait()
 		groups, _ := b.log.Groups(t.Context(), "booking")
-		if g := groups[0]; g.Deferred != 601 || g.Pending != 0 {
-			t.Errorf("%d wait and %d are pending, want 601 and none", g.Deferred, g.Pending)
+		if g := groups[0]; g.Deferred != n+1 || g.Pending != 0 {
+			t.Errorf("%d wait and %d are pending, want %d and none", g.Deferred, g.Pending, n+1)
 		}
-		if n := counted.scripts.Load() - before; n > 8 || counted.most.Load() > waitAtOnce {
-			t.Errorf("%d scripts with up to %d deliveries, want 7 with up to %d", n, counted.most.Load(), waitAtOnce)
+		if n := counted.scripts.Load() - before; n > 3 || counted.most.Load() > waitAtOnce {
+			t.Errorf("%d scripts with up to %d deliveries, want 2 with up to %d", n, counted.most.Load(), waitAtOnce)
 		}
 	})
 }
 
-// A stream with more entries that nobody handles than a consumer may hold is not read until some of them
-// have gone; others are.
+// A stream with more entries that nobody handles than a consumer may hold is not read until some of
+// them have gone; others are.
 func TestG08StreamWithTooManyOthersIsNotRead(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, Config{})
@@ -150,8 +152,8 @@ func TestG08StreamWithTooManyOthersIsNotRead(t *testing.T) {
 	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Pending == 0 && g.Lag == 0 && g.Deferred == n+1 })
 }
 
-// A consumer finds what waits for it, however many other types wait: by name, or by a pattern that it has
-// to be looked for with.
+// A consumer finds what waits for it, however many other types wait: by name, or by a pattern that
+// it has to be looked for with.
 func TestG08ConsumerFindsItsTypesAmongManyOthers(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(nil)
@@ -180,7 +182,8 @@ func TestG08ConsumerFindsItsTypesAmongManyOthers(t *testing.T) {
 	})
 }
 
-// What a consumer looks for: the types that it names, and what comes before the wildcards, each once.
+// What a consumer looks for: the types that it names, and what comes before the wildcards, each
+// once.
 func TestG08WaitedFor(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ patterns, exact, prefixes []string }{

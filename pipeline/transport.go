@@ -103,6 +103,14 @@ type typeLog interface {
 	// Fetch hands up to count events that wait for a consumer of one of the types to this one, the oldest
 	// of each type first.
 	Fetch(ctx context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error)
+	// Forget takes a pattern away from what a group takes, unless a live consumer handles it.
+	Forget(ctx context.Context, stream, group string, f redisstream.Forget) (redisstream.Forgotten, error)
+	// DropWaiting takes the events of a type out of what waits for a consumer, and counts them as
+	// unhandled. It returns how many that were, and Changed where the patterns of the group are not of the
+	// given version by then.
+	DropWaiting(ctx context.Context, stream, group, eventType string, version int64) (dropped int, s redisstream.Settled, err error)
+	// CountWaiting is how many events of these types wait for a consumer.
+	CountWaiting(ctx context.Context, stream, group string, types []string) (int, error)
 }
 
 // deadLog is the part of a transport that operators use: what groups gave up on, what they are to be given again, and pauses.

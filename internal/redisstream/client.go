@@ -110,6 +110,8 @@ var (
 	leaveScript    = load("leave")
 	waitingScript  = load("waiting")
 	fetchScript    = load("fetch")
+	forgetScript   = load("forget")
+	dropScript     = load("drop_waiting")
 	readScript     = load("read")
 	buryScript     = load("bury")
 	enqueueScript  = load("enqueue")

@@ -75,6 +75,31 @@ type Wait struct {
 	Message Message
 }
 
+// Forget takes a pattern away from what a group takes.
+type Forget struct {
+	Pattern string
+	Default []string // what a consumer takes that names no patterns
+	DryRun  bool     // only say what would be done
+}
+
+// Forgotten is the answer to Forget.
+type Forgotten struct {
+	Result   ForgetResult
+	Consumer string   // of StillHandled and NotSaidYet
+	Patterns Patterns // what the group takes now
+}
+
+// ForgetResult says what became of a Forget.
+type ForgetResult int
+
+const (
+	Forgot       ForgetResult = iota
+	NotTaken                  // it is not among the patterns of the group
+	StillHandled              // a live consumer says that it handles the pattern
+	NotSaidYet                // a live consumer has not said yet what it handles
+	NothingElse               // the group takes nothing else
+)
+
 // Burial is a delivery to be given up: its entry goes to the dead letters, and the original is acknowledged, in one step.
 type Burial struct {
 	Ref

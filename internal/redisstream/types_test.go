@@ -61,7 +61,8 @@ func TestG08WaitingTypes(t *testing.T) {
 	}
 }
 
-// A type is named by its oldest event, which the server reads whole: of large ones one step names a few.
+// A type is named by its oldest event, which the server reads whole: of large ones one step names a
+// few.
 func TestG08WaitingTypesOfLargeEvents(t *testing.T) {
 	t.Parallel()
 	var types, got []string
@@ -86,8 +87,8 @@ func TestG08WaitingTypesOfLargeEvents(t *testing.T) {
 	}
 }
 
-// What is let wait in one step keeps its order; what has no room is left as it is, and nothing is done
-// where the group takes something else by now.
+// What is let wait in one step keeps its order; what has no room is left as it is, and nothing is
+// done where the group takes something else by now.
 func TestG08LetWait(t *testing.T) {
 	t.Parallel()
 	c, client := waiting(t, "{}", "booking.a", "booking.a", "booking.a")
@@ -131,5 +132,76 @@ func TestG08LetWait(t *testing.T) {
 	client.Del(t.Context(), "acme:booking", c.laneKey("booking", "g"))
 	if settled, err := c.LetWait(t.Context(), consumer, "booking", waits, 1); err != nil || !slices.Equal(settled, []Settled{LeaseLost, LeaseLost, LeaseLost}) {
 		t.Errorf("without a group: %v, error %v, want %d for each", settled, err, LeaseLost)
+	}
+}
+
+// A pattern is forgotten only where it is certain that no live consumer handles it, and something is left
+// that the group takes.
+func TestG08Forget(t *testing.T) {
+	t.Parallel()
+	c, client := waiting(t, "{}", "booking.a", "booking.a", "booking.b")
+	whole := []string{"booking", "booking.**"}
+	forget := func(name, pattern string, want ForgetResult, consumer string) {
+		t.Helper()
+		got, err := c.Forget(t.Context(), "booking", "g", Forget{Pattern: pattern, Default: whole})
+		if err != nil || got.Result != want || got.Consumer != consumer {
+			t.Errorf("%s: %+v, error %v, want %d and consumer %q", name, got, err, want, consumer)
+		}
+	}
+	beat := func(name, about string) {
+		t.Helper()
+		if _, err := c.Beat(t.Context(), Consumer{Group: "g", Name: name}, "booking", about); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget("its consumer has just joined", "booking.**", NotSaidYet, "c")
+	beat("c", `{"patterns":null}`)
+	forget("its consumer takes all", "booking.**", StillHandled, "c")
+	beat("c", `{"patterns":["booking.x","booking.**"]}`)
+	forget("its consumer names it", "booking.**", StillHandled, "c")
+	forget("it is no pattern of the group", "booking.*", NotTaken, "")
+	beat("c", `{"patterns":["booking.x"]}`)
+	forget("it is the only one", "booking.**", NothingElse, "")
+
+	join := Join{Stream: "booking", Patterns: []string{"booking.a"}}
+	if _, err := c.Join(t.Context(), Consumer{Group: "g", Name: "d"}, join); err != nil {
+		t.Fatal(err)
+	}
+	beat("d", `{"patterns":["booking.**"]}`)
+	// The beat of one that has died is long ago.
+	client.ZAdd(t.Context(), c.aliveKey("booking", "g"), redis.Z{Member: "d", Score: 1})
+	dry, err := c.Forget(t.Context(), "booking", "g", Forget{Pattern: "booking.**", Default: whole, DryRun: true})
+	if err != nil || dry.Result != Forgot || dry.Patterns.Version != 2 {
+		t.Errorf("dry run: %+v, error %v, want version 2", dry, err)
+	}
+	forget("its consumer has died", "booking.**", Forgot, "")
+	if got := client.HGet(t.Context(), c.metaKey("booking"), "patterns:g").Val(); got != "booking.a" {
+		t.Errorf("group takes %q, want booking.a", got)
+	}
+	if n, s, err := c.DropWaiting(t.Context(), "booking", "g", "booking.b", 2); n != 0 || s != Changed || err != nil {
+		t.Errorf("with older patterns: %d dropped, %d, error %v", n, s, err)
+	}
+	if n, s, err := c.DropWaiting(t.Context(), "booking", "g", "booking.b", 3); n != 1 || s != Done || err != nil {
+		t.Errorf("%d dropped, %d, error %v, want 1", n, s, err)
+	}
+	if n, err := c.CountWaiting(t.Context(), "booking", "g", []string{"booking.a", "booking.b"}); n != 2 || err != nil {
+		t.Errorf("%d wait, error %v, want the 2 of the other type", n, err)
+	}
+}
+
+// What is dropped counts by its type, as what is skipped; types beyond a bound count together.
+func TestG08DropWaitingCountsTypes(t *testing.T) {
+	t.Parallel()
+	c, client := waiting(t, "{}", "booking.a", "booking.a", "booking.b")
+	meta := c.metaKey("booking")
+	client.HSet(t.Context(), meta, "types:g", UnhandledTypes-1)
+	for _, eventType := range []string{"booking.a", "booking.b"} {
+		if _, s, err := c.DropWaiting(t.Context(), "booking", "g", eventType, 1); s != Done || err != nil {
+			t.Fatal(s, err)
+		}
+	}
+	got := client.HMGet(t.Context(), meta, "unhandled:g:booking.a", "unhandled:g:*", "types:g").Val()
+	if want := []any{"2", "1", fmt.Sprint(UnhandledTypes)}; !slices.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
 	}
 }

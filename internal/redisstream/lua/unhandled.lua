@@ -1,5 +1,6 @@
--- count counts n events of a type that the group has left unhandled, in its hash :meta. How many types
--- there are stands beside them: HLEN would count other fields too. Types beyond most count under *.
+-- count counts n events of a type that the group has left unhandled, in its hash :meta. How many
+-- types there are stands beside them: HLEN would count other fields too. Types beyond most count
+-- under *.
 local function count(meta, group, type, n, most)
   local field, types = 'unhandled:' .. group .. ':', 'types:' .. group
   if redis.call('HEXISTS', meta, field .. type) == 0 then

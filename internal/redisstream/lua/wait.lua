@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Lets deliveries wait until a consumer comes that handles their types, as many as there is room for.
--- Each copy is written first and its original acknowledged last, since Lua does not roll back. The
--- version of the patterns is compared here, in one step: what the group was told to forget a moment ago
--- must not wait for ever.
+-- Lets deliveries wait until a consumer comes that handles their types, as many as there is room
+-- for. Each copy is written first and its original acknowledged last, since Lua does not roll back.
+-- The version of the patterns is compared here, in one step: what the group was told to forget a
+-- moment ago must not wait for ever.
 --
 -- KEYS  1 source (stream or lane)  2 meta
 --       3 waiting (sorted set of equal scores: type NUL time NUL packed copy, so that those of a type
