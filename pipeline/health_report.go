@@ -259,7 +259,7 @@ func (h *Health) groupProblems(stream string, g redisstream.GroupInfo) {
 		}
 		h.problem("group-paused", severity, fmt.Sprintf("group %s of stream %s is paused by the %s since %s: %s", g.Name, stream, p.By, p.Since.Format(time.RFC3339), p.Reason), "millrace group resume "+stream+" "+g.Name)
 	}
-	if g.Lane >= redisstream.GroupBound || g.Deferred >= redisstream.GroupBound {
+	if g.Lane >= redisstream.GroupBound || g.Deferred-g.Waits >= redisstream.GroupBound {
 		h.problem("group-full", SeverityError, fmt.Sprintf("group %s of stream %s has as many deliveries to be tried again as it may have: it takes nothing new", g.Name, stream), "find out why its handlers fail")
 	}
 	for _, m := range g.Members {

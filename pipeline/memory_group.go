@@ -399,7 +399,7 @@ func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.
 	info := redisstream.GroupInfo{
 		Name: name, Consumers: len(g.beats), LastDelivered: g.cursor, Lag: int64(s.log.len() - s.log.after(g.cursor)), Lost: g.lost,
 		Deferred: int64(len(g.deferred) + g.waitingCount()), Lane: int64(g.lane.len()), Patterns: g.patterns.Set, Unhandled: maps.Clone(g.unhandled),
-		Waiting: g.waitingSince(), Dead: int64(g.dead.len()), DeadLost: g.deadLost, Frontier: g.cursor, Paused: g.paused,
+		Waits: int64(g.waitingCount()), Waiting: g.waitingSince(), Dead: int64(g.dead.len()), DeadLost: g.deadLost, Frontier: g.cursor, Paused: g.paused,
 	}
 	held := map[string]int64{}
 	for _, p := range g.pending {

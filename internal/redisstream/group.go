@@ -175,7 +175,8 @@ type GroupInfo struct {
 	OldestPending ID // zero: none
 	LastDelivered ID
 	Lag           int64 // entries behind LastDelivered; -1: unknown
-	Deferred      int64
+	Deferred      int64 // those that wait for a consumer of their type included
+	Waits         int64 // events that wait for a consumer of their type
 	Lane          int64
 	Dead          int64
 	Lost          int64 // entries that went before the group handled them; -1: unknown

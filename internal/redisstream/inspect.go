@@ -78,7 +78,7 @@ func (c *Client) group(ctx context.Context, stream string, about StreamInfo, g r
 	oldest, _ := ParseID(pending.Val().Lower) // empty when nothing is pending
 	info := GroupInfo{
 		Name: g.Name, Consumers: int(g.Consumers), Pending: g.Pending, OldestPending: oldest,
-		LastDelivered: delivered, Deferred: deferred.Val() + waiting.Val(), Lane: lane.Val(), Dead: dead.Val(), Lost: -1, Lag: lag(about, g, delivered),
+		LastDelivered: delivered, Deferred: deferred.Val() + waiting.Val(), Waits: waiting.Val(), Lane: lane.Val(), Dead: dead.Val(), Lost: -1, Lag: lag(about, g, delivered),
 		Unhandled: map[string]int64{},
 	}
 	info.addMembers(alive.Val(), now.Add(-aliveWithin), consumers.Val(), laneConsumers.Val())
