@@ -152,6 +152,9 @@ func (c *consumer) beat(m *membership) (due time.Duration) {
 	c.freshen(m, started)
 	c.setPatterns(m, b.Patterns)
 	c.heardPause(m, b.Paused, started)
+	if !b.Full {
+		m.passOnSoon(true)
+	}
 	if c.reading.Err() != nil {
 		return b.NextDue // a consumer that stops takes nothing over
 	}

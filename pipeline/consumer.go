@@ -21,6 +21,7 @@ import (
 //	deliverLoop  decides what is handled here, and hands deliveries out
 //	settleLoop   acknowledges what was handled, as many IDs in one command as there are
 //	beatLoop     says that this consumer lives, moves what is due, finds out who is dead (one per stream)
+//	passOnLoop   passes on what is not handled here (one per stream, while there is any)
 //	takeOver     takes from the dead, and what waits for a handler that is here (while there is any)
 //	raise        raises the counts of suspects before they run (while there are any)
 //	leaseLoop    finds out what was taken away, and takes from consumers of other software
@@ -203,10 +204,13 @@ func (c *consumer) find(ctx context.Context) ([]string, error) {
 // patterns returns what this consumer handles of a stream.
 func (c *consumer) patterns(stream string) []string {
 	if len(c.cfg.Patterns) == 0 {
-		return []string{stream, stream + ".**"}
+		return wholeStream(stream)
 	}
 	return patternsOf(c.cfg.Patterns, stream)
 }
+
+// wholeStream returns the patterns of a consumer that names none.
+func wholeStream(stream string) []string { return []string{stream, stream + ".**"} }
 
 // handles reports whether this consumer has a handler for the type.
 func (c *consumer) handles(eventType string) bool {

@@ -2,10 +2,8 @@ package pipeline
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -61,7 +59,7 @@ func (c *consumer) closeOut() {
 // route lets what is handled here wait for its turn, leaves what a peer must handle to it, and
 // acknowledges what the group does not take.
 func (c *consumer) route(read []*holding) {
-	var others map[*membership]*notHandled
+	var others map[*membership][]other
 	positions := positionsOf(read)
 	var of *membership // of the stream that the entries are from
 	var done []bool    // which of those from doneFrom on were handled here; nil: not asked for
@@ -94,12 +92,9 @@ func (c *consumer) route(read []*holding) {
 		}
 		if !c.handles(event.Type) {
 			if others == nil {
-				others = map[*membership]*notHandled{}
+				others = map[*membership][]other{}
 			}
-			if others[of] == nil {
-				others[of] = &notHandled{of: of}
-			}
-			others[of].add(h, event)
+			others[of] = append(others[of], other{h, event})
 			continue
 		}
 		if !h.ref.Spool {
@@ -113,8 +108,8 @@ func (c *consumer) route(read []*holding) {
 	for _, off := range c.holdings.enqueue(mine, time.Now()) {
 		c.report(settlement{h: off.h, retry: c.retryOf(&off.h.Delivery, off.h.Attempt, off.delay)})
 	}
-	for _, o := range others {
-		c.loops.start("pass on", func() { c.passOn(o) })
+	for m, of := range others {
+		c.passOn(m, of)
 	}
 }
 
@@ -231,111 +226,6 @@ func metadataOf(e *Event) message.Metadata {
 		}
 	}
 	return m
-}
-
-// notHandled collects what this consumer does not handle, of one stream.
-type notHandled struct {
-	of       *membership
-	holdings []*holding
-	events   map[*holding]decoded
-}
-
-func (n *notHandled) add(h *holding, e decoded) {
-	if n.events == nil {
-		n.events = map[*holding]decoded{}
-	}
-	n.holdings = append(n.holdings, h)
-	n.events[h] = e
-}
-
-// passOn settles what this consumer does not handle: what the group takes waits until a peer fetches it, the rest is acknowledged and counted. It
-// looks again when the patterns of the group have changed in between, and goes on until it is done or the consumer stops.
-func (c *consumer) passOn(n *notHandled) {
-	for backoff := backoffFirst; len(n.holdings) > 0; backoff = min(2*backoff, backoffMost) {
-		patterns := c.groupPatterns(n.of)
-		var skips []redisstream.Skip
-		var retries []redisstream.Retry
-		var skipped, waiting []*holding
-		for _, h := range n.holdings {
-			e := n.events[h]
-			switch taken := matchAny(patterns.Set, e.Type); {
-			case e.foreign && !taken:
-				c.report(settlement{h: h, burial: c.foreign(h, &e)})
-			case taken:
-				waiting = append(waiting, h)
-				retries = append(retries, redisstream.Retry{
-					Ref: h.ref, Message: c.again(h.ref, &e, e.attempt, e.origin), Waiting: waitingType(h.Stream, e.Type),
-				})
-			default:
-				skipped = append(skipped, h)
-				skips = append(skips, redisstream.Skip{Ref: h.ref, Type: e.Type})
-			}
-		}
-		if c.skip(n.of.stream, skips, skipped, patterns.Version) && c.letWait(n.of.stream, retries, waiting) {
-			return
-		}
-		// Only what is not settled in the log yet is still held.
-		n.holdings = c.holdings.stillHeld(append(skipped, waiting...))
-		c.refresh(n.of)
-		if !sleep(c.reading, backoff) {
-			return
-		}
-	}
-}
-
-// foreign makes a dead letter of an entry that other software wrote into the stream and that no handler of the group is for (RELIABILITY F01).
-func (c *consumer) foreign(h *holding, e *decoded) *redisstream.Burial {
-	delivery := Delivery{Event: e.Event, Stream: h.Stream, Position: positionOf(h.ref.ID), First: time.Now().UTC(), ref: h.ref}
-	return c.burialOf(&delivery, KindForeign, fmt.Errorf("entry carries no event, and the group has no handler for the type %q that stands for such entries", e.Type))
-}
-
-// waitingType is the type under which an event waits. Its metadata may be another software's: a NUL would end the name.
-func waitingType(stream, eventType string) string {
-	eventType = strings.ReplaceAll(eventType, "\x00", "")
-	setDefault(&eventType, stream)
-	return eventType
-}
-
-// skip reports whether all is settled.
-func (c *consumer) skip(stream string, skips []redisstream.Skip, of []*holding, version int64) bool {
-	if len(skips) == 0 {
-		return true
-	}
-	settled, err := c.bus.log.Skip(c.reading, c.self, stream, skips, version)
-	if err != nil || settled != redisstream.Done {
-		return false
-	}
-	c.holdings.settled(of...)
-	if c.bus.cfg.Hooks.Unhandled != nil {
-		for _, s := range skips {
-			c.bus.cfg.Hooks.Unhandled(stream, c.cfg.Group, s.Type)
-		}
-	}
-	return true
-}
-
-// letWait lets deliveries wait in the log for a consumer of their type, and reports whether all do.
-func (c *consumer) letWait(stream string, retries []redisstream.Retry, of []*holding) bool {
-	if len(retries) == 0 {
-		return true
-	}
-	settled, _ := c.bus.log.Retry(c.reading, c.self, stream, retries)
-	all := true
-	for i, s := range settled {
-		if s == redisstream.Full || s == redisstream.Unknown {
-			all = false
-		} else {
-			c.holdings.settled(of[i])
-		}
-	}
-	return all
-}
-
-// refresh hears what the group takes now.
-func (c *consumer) refresh(m *membership) {
-	if beat, err := c.bus.log.Beat(c.reading, c.self, m.stream, ""); err == nil {
-		c.setPatterns(m, beat.Patterns)
-	}
 }
 
 // again returns the event as a copy that arrives later: it keeps its identity and the position of the original.

@@ -38,6 +38,10 @@ var (
 	ErrConflict = errors.New("idempotency key was used for something else")
 	// ErrUnknownGroup: the stream has no group of that name.
 	ErrUnknownGroup = errors.New("no such group")
+	// ErrUnknownPattern: the group does not take that pattern.
+	ErrUnknownPattern = errors.New("the group does not take it")
+	// ErrPatternNeeded: a live consumer of the group handles that pattern, or the group takes nothing else.
+	ErrPatternNeeded = errors.New("the pattern is needed")
 	// ErrNoDeadLetter: the group has no dead letter at that position.
 	ErrNoDeadLetter = errors.New("no such dead letter")
 	// errNacked is the cause of a failure that a foreign router tells by a Nack.

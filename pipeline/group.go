@@ -17,7 +17,8 @@ type GroupConfig struct {
 	// Group is the name, 1 to 64 of [A-Za-z0-9._-].
 	Group string
 	// Patterns are the event types that this instance handles. What the group as a whole takes is the union of the patterns
-	// of all its instances, and it only grows. Empty: every type of the topic that is subscribed.
+	// of all instances that it ever had, but for what ForgetType takes away. Empty: every type of the
+	// topic that is subscribed.
 	Patterns []string
 	// InFlight bounds the deliveries that are handed over and not settled yet. Default: 256.
 	InFlight int

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -258,9 +259,7 @@ func groupHealth(g redisstream.GroupInfo) GroupHealth {
 func (h *Health) groupProblems(stream string, g redisstream.GroupInfo) {
 	for _, t := range slices.Sorted(maps.Keys(g.Waiting)) {
 		if time.Since(g.Waiting[t]) > waitingProblem {
-			h.problem("type-waits", SeverityError,
-				fmt.Sprintf("events of type %s wait for a consumer of group %s that handles them, since %s", t, g.Name, g.Waiting[t].UTC().Format(time.RFC3339)),
-				"start the worker that handles this type")
+			h.typeWaits(stream, g, t)
 		}
 	}
 	if g.Lost > 0 {
@@ -276,7 +275,7 @@ func (h *Health) groupProblems(stream string, g redisstream.GroupInfo) {
 		}
 		h.problem("group-paused", severity, fmt.Sprintf("group %s of stream %s is paused by the %s since %s: %s", g.Name, stream, p.By, p.Since.Format(time.RFC3339), p.Reason), "millrace group resume "+stream+" "+g.Name)
 	}
-	if g.Lane >= redisstream.GroupBound || g.Deferred >= redisstream.GroupBound {
+	if g.Lane >= redisstream.GroupBound || g.Deferred-g.Waits >= redisstream.GroupBound {
 		h.problem("group-full", SeverityError, fmt.Sprintf("group %s of stream %s has as many deliveries to be tried again as it may have: it takes nothing new", g.Name, stream), "find out why its handlers fail")
 	}
 	for _, m := range g.Members {
@@ -293,4 +292,38 @@ func (h *Health) groupProblems(stream string, g redisstream.GroupInfo) {
 	if ours && g.Alive == 0 && (g.Pending > 0 || g.Lag > 0 || g.Deferred > 0 || g.Lane > 0) {
 		h.problem("group-without-consumer", SeverityWarning, fmt.Sprintf("group %s of stream %s has work and no consumer", g.Name, stream), "start a worker of this group")
 	}
+}
+
+// typeWaits says that events of a type wait for their handler, and the way out: if no live consumer handles
+// the type, maybe none ever will again.
+func (h *Health) typeWaits(stream string, g redisstream.GroupInfo, eventType string) {
+	text := fmt.Sprintf("events of type %s wait for a consumer of group %s of stream %s that handles them, since %s",
+		eventType, g.Name, stream, g.Waiting[eventType].UTC().Format(time.RFC3339))
+	for _, m := range g.Members {
+		if m.Alive && handledBy(m, eventType) {
+			h.problem("type-waits", SeverityError, text, fmt.Sprintf(
+				"consumer %s handles them and does not keep up: start more workers, or see what its handlers wait for", m.Name))
+			return
+		}
+	}
+	hint := "start the worker that handles this type"
+	var forget []string
+	for _, p := range g.Patterns {
+		if Match(p, eventType) {
+			forget = append(forget, "millrace group forget-type "+stream+" "+g.Name+" '"+p+"'")
+		}
+	}
+	if len(forget) == 0 { // it was forgotten, and something has come to wait all the same
+		forget = append(forget, "millrace group forget-type "+stream+" "+g.Name+" '"+eventType+"'")
+	}
+	h.problem("type-waits", SeverityError, text, hint+"; where none will any more: "+strings.Join(forget, "; "))
+}
+
+// handledBy reports whether a consumer says that it handles the type.
+func handledBy(m redisstream.Member, eventType string) bool {
+	about := Member{}
+	if json.Unmarshal([]byte(m.About), &about) != nil {
+		return false // it has not said anything yet
+	}
+	return len(about.Patterns) == 0 || matchAny(about.Patterns, eventType)
 }

@@ -44,13 +44,15 @@ type holding struct {
 // holdingState is where a holding stands.
 //
 //	read ─► paused, subject, aside, dangerous, turn ─► placed ─► handed ─► running ─► ended ─► gone
+//	read ─► others ─► gone
 //
 // What waits goes back to turn when its reason to wait has ended. Anything that has not ended may be
 // lost: then it is gone, or lost while its handler runs on.
 type holdingState uint8
 
 const (
-	heldRead      holdingState = iota // nobody has looked at it, or it is not handled here
+	heldRead      holdingState = iota // nobody has looked at it
+	heldOthers                        // is not handled here, and waits until it is passed on
 	heldPaused                        // waits for the end of a pause
 	heldSubject                       // waits for another one of its subject
 	heldAside                         // waits for a beat of its stream

@@ -51,6 +51,7 @@ const (
 	// paceEvery is the shortest time over which the speed is measured.
 	paceEvery = 2 * time.Millisecond
 	// settledPerSize bounds what is held, all that takes no room included, as a multiple of the size.
+	// What is not handled here has a bound of its own, per stream: see othersLeast.
 	settledPerSize = 6
 )
 
@@ -504,8 +505,8 @@ func (w *holdings) pace(now time.Time) {
 // The lock is held.
 func (w *holdings) room() int {
 	waiting := w.count[heldPaused] + w.count[heldSubject] + w.count[heldAside] + w.count[heldLent]
-	counted := len(w.held) - w.count[heldEnded] - waiting
-	return min(w.size+w.ahead-counted, settledPerSize*w.size-len(w.held))
+	held := w.heldHere()
+	return min(w.size+w.ahead-(held-w.count[heldEnded]-waiting), settledPerSize*w.size-held)
 }
 
 // roomToTake is how many more entries may be taken over or fetched. Those that wait already count, and
@@ -515,8 +516,11 @@ func (w *holdings) roomToTake() int {
 	for _, hs := range w.taken {
 		waiting += len(hs)
 	}
-	return min(w.size-waiting, (settledPerSize+1)*w.size-len(w.held))
+	return min(w.size-waiting, (settledPerSize+1)*w.size-w.heldHere())
 }
+
+// heldHere is how many entries are held but for those that are not handled here. The lock is held.
+func (w *holdings) heldHere() int { return len(w.held) - w.count[heldOthers] }
 
 // free waits until there is room for entries to be read, and returns how much; 0 when ctx has ended.
 func (w *holdings) free(ctx context.Context) int { return w.awaitRoom(ctx, w.room) }

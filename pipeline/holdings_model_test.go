@@ -27,6 +27,7 @@ type holdingsModel struct {
 	raising []*holding
 	acking  []*holding
 	peers   []redisstream.Delivered // what others hold
+	passing map[*membership]bool    // passOnLoop is at work
 }
 
 // modeled is an event, and where its entry stands.
@@ -35,11 +36,12 @@ type modeled struct {
 	ref     redisstream.Ref
 	logged  bool // the entry is in the log, and nobody has it
 	done    bool // it was handled, and that is in the log
+	other   bool // nobody handles its type here
 	ran     int  // how often a handler ran to its end that had not lost it
 }
 
 func newHoldingsModel(t *rapid.T) *holdingsModel {
-	m := &holdingsModel{t: t, now: time.Unix(1_800_000_000, 0), events: map[string]*modeled{}}
+	m := &holdingsModel{t: t, now: time.Unix(1_800_000_000, 0), events: map[string]*modeled{}, passing: map[*membership]bool{}}
 	m.w.init(rapid.IntRange(1, 4).Draw(t, "size"), rapid.Bool().Draw(t, "per subject"))
 	for _, s := range []string{"a", "b"} {
 		of := &membership{stream: s}
@@ -61,7 +63,10 @@ func (m *holdingsModel) publish(*rapid.T) {
 	of := m.stream()
 	for range rapid.IntRange(1, 5).Draw(m.t, "events") {
 		ref := redisstream.Ref{Stream: of.stream, ID: m.id()}
-		m.events[fmt.Sprint(ref.ID.MS)] = &modeled{ref: ref, logged: true, subject: rapid.SampledFrom([]string{"", "x", "y"}).Draw(m.t, "subject")}
+		m.events[fmt.Sprint(ref.ID.MS)] = &modeled{
+			ref: ref, logged: true, subject: rapid.SampledFrom([]string{"", "x", "y"}).Draw(m.t, "subject"),
+			other: rapid.IntRange(0, 3).Draw(m.t, "handled") == 0,
+		}
 	}
 }
 
@@ -103,6 +108,16 @@ func (m *holdingsModel) deliver(*rapid.T) {
 		h.Crashes = max(0, h.delivered-1)
 		h.Delivery.holding = h
 	}
+	read = slices.DeleteFunc(read, func(h *holding) bool {
+		if !m.events[h.Event.ID].other {
+			return false
+		}
+		if m.w.leaveToOthers(h.of, []other{{h: h}}) == m.passing[h.of] {
+			m.t.Fatalf("passOnLoop is at work: %v; there must be one, and one only", m.passing[h.of])
+		}
+		m.passing[h.of] = true
+		return true
+	})
 	for _, off := range m.w.enqueue(read, m.now) {
 		if off.delay <= 0 {
 			m.t.Fatalf("%s is put off for %v", off.h.Event.ID, off.delay)
@@ -112,6 +127,22 @@ func (m *holdingsModel) deliver(*rapid.T) {
 	}
 	if len(m.handed)+len(m.running)+len(m.raising) > m.w.size {
 		m.t.Fatalf("%d are handed out, %d run, %d are raised, with %d places", len(m.handed), len(m.running), len(m.raising), m.w.size)
+	}
+}
+
+// passOn does a step of passOnLoop, which may settle some of the first of what it finds.
+func (m *holdingsModel) passOn(*rapid.T) {
+	if of := m.stream(); m.passing[of] {
+		others := m.w.othersOf(of)
+		m.passing[of] = len(others) > 0
+		m.passed(others[:rapid.IntRange(0, len(others)).Draw(m.t, "others")])
+	}
+}
+
+func (m *holdingsModel) passed(others []other) {
+	for _, o := range others {
+		m.w.settled(o.h)
+		m.events[o.h.Event.ID].done = true
 	}
 }
 
@@ -156,8 +187,8 @@ func (m *holdingsModel) begin(*rapid.T) {
 		m.w.finish(h, heldEnded, 0)
 		return
 	}
-	if m.events[h.Event.ID].done {
-		m.t.Fatalf("%s runs, and is done", h.Event.ID)
+	if e := m.events[h.Event.ID]; e.done || e.other {
+		m.t.Fatalf("%s runs, and is done or not handled here: %+v", h.Event.ID, e)
 	}
 	for _, other := range m.running {
 		switch {
@@ -265,6 +296,11 @@ func (m *holdingsModel) check(*rapid.T) {
 	if count != m.w.count {
 		m.t.Fatalf("counters %v, want %v", m.w.count, count)
 	}
+	// What is not handled here takes no room.
+	besides := len(m.w.held) - count[heldOthers]
+	if room := m.w.room(); room < m.w.size-besides {
+		m.t.Fatalf("room %d of %d with %d held besides %d others", room, m.w.size, besides, count[heldOthers])
+	}
 }
 
 // Whatever stalls, pauses, take-overs and give-backs there are, in any order: nothing runs twice at
@@ -276,7 +312,7 @@ func TestHoldingsRunOnceAndNobodyWaitsForEver(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"publish": m.publish, "read": m.read, "deliver": m.deliver, "deliver more": m.deliver, "raised": m.raised,
 			"begin": m.begin, "begin more": m.begin, "end": m.end, "acked": m.acked, "lose": m.lose, "give back": m.giveBack,
-			"pause": m.pause, "stale": m.stale, "beat": m.beat, "time": func(*rapid.T) { m.now = m.now.Add(2 * time.Second) },
+			"pause": m.pause, "pass on": m.passOn, "stale": m.stale, "beat": m.beat, "time": func(*rapid.T) { m.now = m.now.Add(2 * time.Second) },
 			"": m.check,
 		})
 		for _, of := range m.streams {
@@ -304,6 +340,12 @@ func TestHoldingsRunOnceAndNobodyWaitsForEver(t *testing.T) {
 			}
 			for _, h := range m.acking {
 				m.ackedOf(h)
+			}
+			for _, of := range m.streams {
+				if m.passing[of] {
+					m.passed(m.w.othersOf(of))
+					m.passing[of] = len(m.w.othersOf(of)) > 0
+				}
 			}
 			m.running, m.acking = nil, nil
 		}

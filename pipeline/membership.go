@@ -22,6 +22,11 @@ type membership struct {
 	// know where it came from.
 	takingOver sync.Mutex
 	taking     atomic.Bool // takeOver is at work
+	walk       typeWalk    // used by takeOver only
+
+	passKick  chan struct{} // has passOnLoop look at once
+	passAgain atomic.Bool   // it is to try what it could not do, whatever its back-off
+	waitFull  bool          // used by passOnLoop only: it said that no more may wait for a consumer of their type
 
 	// What follows is guarded by consumer.mu.
 	joined   bool
@@ -36,6 +41,9 @@ type membership struct {
 	pause  pausing
 	parked []*holding // they wait for the end of the pause
 	aside  []*holding // they wait for the next beat
+
+	others  []other // they wait until they are passed on
+	passing bool    // passOnLoop is at work
 }
 
 // isFresh reports whether this consumer is sure that it still has what it holds of the stream.
@@ -46,7 +54,9 @@ func (m *membership) isFresh(now time.Time) bool { return now.UnixNano() <= m.fr
 func (c *consumer) addStream(ctx context.Context, stream string, fromEnd bool, read func(stream string)) error {
 	c.mu.Lock()
 	if c.streams[stream] == nil {
-		m := &membership{stream: stream, kick: make(chan struct{}, 1), beaten: time.Now()}
+		m := &membership{
+			stream: stream, kick: make(chan struct{}, 1), passKick: make(chan struct{}, 1), beaten: time.Now(),
+		}
 		m.pause.self = c.self.Name
 		c.streams[stream] = m
 		c.tending.start("beat", func() { c.beatLoop(m) })
@@ -83,6 +93,7 @@ func (c *consumer) join(ctx context.Context, stream string, fromEnd bool) error 
 	}
 	if err == nil {
 		c.heardPause(m, joined.Paused, asked)
+		m.passOnSoon(true) // the group may take something else now
 	}
 	if lost {
 		c.logger.Error("group of a stream was lost and is made again; what it had not settled comes again",
@@ -137,10 +148,16 @@ func (c *consumer) membership(stream string) *membership {
 	return c.streams[stream]
 }
 
+// setPatterns notes what the group takes now, also where the version is an older one: a server that lost
+// its state begins anew.
 func (c *consumer) setPatterns(m *membership, p redisstream.Patterns) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	m.patterns = p // also an older version: a server that lost its state begins anew
+	changed := m.patterns.Version != p.Version
+	m.patterns = p
+	c.mu.Unlock()
+	if changed {
+		m.passOnSoon(true)
+	}
 }
 
 func (c *consumer) groupPatterns(m *membership) redisstream.Patterns {

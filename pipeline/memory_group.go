@@ -226,11 +226,6 @@ func (g *memoryGroup) retry(c redisstream.Consumer, r redisstream.Retry, bound i
 		return redisstream.LeaseLost
 	}
 	switch {
-	case r.Waiting != "":
-		if g.waitingCount() >= bound {
-			return redisstream.Full
-		}
-		g.waiting[r.Waiting] = append(g.waiting[r.Waiting], memoryDeferred{time.Now(), r.Message})
 	case r.Delay > 0 && len(g.deferred) >= bound, r.Delay <= 0 && !r.Lane && g.lane.len() >= bound:
 		return redisstream.Full
 	case r.Delay > 0:
@@ -247,56 +242,6 @@ func (g *memoryGroup) retry(c redisstream.Consumer, r redisstream.Retry, bound i
 	}
 	g.settle(r.Ref, c.Name)
 	return redisstream.Done
-}
-
-func (g *memoryGroup) waitingCount() int {
-	n := 0
-	for _, of := range g.waiting {
-		n += len(of)
-	}
-	return n
-}
-
-func (m *memory) Waiting(_ context.Context, stream, group string) (map[string]time.Time, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if g := m.group(stream, group); g != nil {
-		return g.waitingSince(), nil
-	}
-	return nil, nil
-}
-
-func (g *memoryGroup) waitingSince() map[string]time.Time {
-	since := map[string]time.Time{}
-	for eventType, of := range g.waiting {
-		since[eventType] = of[0].due
-	}
-	return since
-}
-
-func (m *memory) Fetch(_ context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	g := m.group(stream, c.Group)
-	if g == nil {
-		return nil, nil
-	}
-	moved := 0
-	for _, t := range types {
-		of := g.waiting[t]
-		n := min(count-moved, len(of))
-		for _, w := range of[:n] {
-			g.lane.add(w.message.Entry(g.lane.next(1)))
-		}
-		moved += n
-		if g.waiting[t] = of[n:]; len(g.waiting[t]) == 0 {
-			delete(g.waiting, t)
-		}
-	}
-	if moved == 0 {
-		return nil, nil
-	}
-	return g.hand(c, redisstream.Ref{Stream: stream, Lane: true}, &g.lane, &g.laneCursor, count), nil
 }
 
 func (m *memory) Skip(_ context.Context, c redisstream.Consumer, stream string, skips []redisstream.Skip, version int64) (redisstream.Settled, error) {
@@ -341,6 +286,7 @@ func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream, about s
 		g.about[c.Name] = about
 	}
 	b.Patterns, b.Waiting, b.Paused = g.patterns, int64(g.waitingCount()), g.paused
+	b.Full = g.waitingCount() >= m.groupBound
 	for name, beat := range g.beats {
 		if name != c.Name {
 			b.Peers = append(b.Peers, redisstream.Peer{Name: name, Beat: beat})
@@ -464,7 +410,7 @@ func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.
 	info := redisstream.GroupInfo{
 		Name: name, Consumers: len(g.beats), LastDelivered: g.cursor, Lag: int64(s.log.len() - s.log.after(g.cursor)), Lost: g.lost,
 		Deferred: int64(len(g.deferred) + g.waitingCount()), Lane: int64(g.lane.len()), Patterns: g.patterns.Set, Unhandled: maps.Clone(g.unhandled),
-		Waiting: g.waitingSince(), Dead: int64(g.dead.len()), DeadLost: g.deadLost, Frontier: g.cursor, Paused: g.paused,
+		Waits: int64(g.waitingCount()), Waiting: g.waitingSince(), Dead: int64(g.dead.len()), DeadLost: g.deadLost, Frontier: g.cursor, Paused: g.paused,
 	}
 	held := map[string]int64{}
 	for _, p := range g.pending {

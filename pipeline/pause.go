@@ -207,10 +207,13 @@ func (c *consumer) tryParked(m *membership) {
 }
 
 // mayRead reports whether the stream is to be read: what is read may begin, or a delivery is to be
-// tried and none is here.
+// tried and none is here; and not too much of it is held here that nobody handles here.
 func (c *consumer) mayRead(m *membership) bool {
 	c.holdings.mu.Lock()
 	defer c.holdings.mu.Unlock()
 	now := time.Now()
+	if c.holdings.tooManyOthers(m) {
+		return false
+	}
 	return m.isFresh(now) && (!m.pause.isPaused() || m.pause.mayProbe(now) && len(m.parked) == 0)
 }

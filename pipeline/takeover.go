@@ -13,7 +13,7 @@ func (c *consumer) takeOver(m *membership, dead []redisstream.Peer, waiting bool
 		c.takeFrom(m, p)
 	}
 	if waiting {
-		c.fetch(m)
+		c.fetchWaiting(m)
 	}
 }
 
@@ -52,34 +52,3 @@ func (c *consumer) most(room int) redisstream.Most {
 // takeBatch is the most deliveries that one script takes over or fetches: it must not hold the server
 // up for long.
 const takeBatch = 100
-
-// fetch takes the events that peers put aside since they had no handler for them, as far as one is
-// here. Who puts them aside must not get them back: so they are fetched, and not sent around until they
-// meet the right one (docs/adr/0003).
-func (c *consumer) fetch(m *membership) {
-	waiting, err := c.bus.log.Waiting(c.reading, m.stream, c.cfg.Group)
-	if err != nil {
-		return // the next beat finds them again
-	}
-	var types []string
-	for t := range waiting {
-		if c.handles(t) {
-			types = append(types, t)
-		}
-	}
-	for len(types) > 0 {
-		room := c.holdings.freeToTake(c.reading)
-		if room == 0 {
-			return
-		}
-		// As when taking over: reconcile may have found them and had them settled before this answer
-		// came.
-		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, c.budget.entries(min(room, takeBatch)))
-		})
-		if err != nil || listed == 0 {
-			return
-		}
-		c.holdings.arrive(fresh, true)
-	}
-}

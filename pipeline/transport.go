@@ -12,6 +12,7 @@ import (
 type transport interface {
 	streamLog
 	groupLog
+	typeLog
 	deadLog
 	onceLog
 }
@@ -69,10 +70,6 @@ type groupLog interface {
 	Bury(ctx context.Context, c redisstream.Consumer, stream string, bounds redisstream.Bounds, burials []redisstream.Burial) (settled []redisstream.Settled, dropped int, err error)
 	// Lose settles a delivery whose entry is gone and counts it as lost.
 	Lose(ctx context.Context, c redisstream.Consumer, ref redisstream.Ref) error
-	// Waiting names the types of which events wait for a consumer that handles them (see Retry.Waiting), and since when the oldest does.
-	Waiting(ctx context.Context, stream, group string) (map[string]time.Time, error)
-	// Fetch hands up to count events that wait for a consumer of one of the types to this one, the oldest of each type first.
-	Fetch(ctx context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error)
 	// Skip settles deliveries, all of one stream, whose types are outside of the group's patterns of this version, and counts
 	// them by type. With patterns of another version it does nothing and says Changed; those no longer pending with this
 	// consumer are passed over.
@@ -93,6 +90,29 @@ type groupLog interface {
 	Renew(ctx context.Context, c redisstream.Consumer, stream string, refs []redisstream.Ref) (gone []redisstream.Ref, err error)
 	// Leave marks this consumer as gone; what it still holds may be taken over at once, at no cost of an attempt.
 	Leave(ctx context.Context, c redisstream.Consumer, stream string) error
+}
+
+// typeLog is the part of a transport where events wait for a consumer that handles their type.
+type typeLog interface {
+	// LetWait settles deliveries, all of one stream, by copies that wait until a consumer comes that
+	// handles their types. Where the patterns of the group are not of the given version, nothing is done.
+	// Each delivery has its own result; the error is the reason of those that are Unknown.
+	LetWait(ctx context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64) ([]redisstream.Settled, error)
+	// WaitingTypes names up to most types of which events wait for a consumer that handles them, in their
+	// order: those that begin with the prefix and come behind the type after. There are no more where it
+	// names none.
+	WaitingTypes(ctx context.Context, stream, group, prefix, after string, most int) ([]string, error)
+	// Fetch hands up to count events that wait for a consumer of one of the types to this one, the oldest
+	// of each type first.
+	Fetch(ctx context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error)
+	// Forget takes a pattern away from what a group takes, unless a live consumer handles it.
+	Forget(ctx context.Context, stream, group string, f redisstream.Forget) (redisstream.Forgotten, error)
+	// DropWaiting takes the events of a type out of what waits for a consumer, and counts them as
+	// unhandled. It returns how many that were, and Changed where the patterns of the group are not of the
+	// given version by then.
+	DropWaiting(ctx context.Context, stream, group, eventType string, version int64) (dropped int, s redisstream.Settled, err error)
+	// CountWaiting is how many events of these types wait for a consumer.
+	CountWaiting(ctx context.Context, stream, group string, types []string) (int, error)
 }
 
 // deadLog is the part of a transport that operators use: what groups gave up on, what they are to be given again, and pauses.

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// groupVerb is one run of "millrace group ls", "info", "pause", "resume" or "retry-now".
+// groupVerb is one run of "millrace group ls", "info", "pause", "resume", "retry-now" or "forget-type".
 type groupVerb struct {
 	*options
 	reason string
@@ -25,16 +25,17 @@ type groupVerb struct {
 func newGroupCommand(o *options) *cobra.Command {
 	group := &cobra.Command{
 		Use:   "group",
-		Short: "Look at consumer groups, pause and resume them, retry now",
+		Short: "Look at consumer groups, pause and resume them, retry now, forget types",
 		Long: `Look at the consumer groups of the streams, what they have left to do and who works for them;
-pause and resume them; have them try at once what failed.
+pause and resume them; have them try at once what failed, and forget types that nobody handles any more.
 A group that is paused finishes what it handles and takes nothing new. A group of which nearly everything fails for one reason
 pauses by itself, and tries one event from time to time.`,
 		Example: `  millrace group ls
   millrace group info booking billing
   millrace group pause booking billing --reason 'database migration'
   millrace group resume booking billing
-  millrace group retry-now booking billing`,
+  millrace group retry-now booking billing
+  millrace group forget-type booking billing booking.cancelled`,
 		Args: cobra.ArbitraryArgs,
 		RunE: needsVerb,
 	}
@@ -84,8 +85,25 @@ well. Dead letters do not: "millrace dead requeue" gives them back.`,
 		RunE: g.retryNow,
 	}
 	retry.Flags().BoolVar(&g.dryRun, "dry-run", false, "only say how many there are")
-	for _, cmd := range []*cobra.Command{ls, info, pause, resume, retry} {
-		if cmd != ls {
+	forget := &cobra.Command{
+		Use:   "forget-type STREAM GROUP TYPE",
+		Short: "Take a type away from what a group takes, where nobody handles it any more",
+		Long: `Take an event type, or a pattern with wildcards, away from what a group takes of a stream. A group
+keeps the types of every worker that it ever had, and lets events of a type that no worker handles now
+wait for one that does. Where none will come any more, forget the type: events that wait, and those that
+come, are acknowledged unhandled then, and "millrace group info" counts them as not taken. TYPE is one of
+the patterns that "millrace group info" shows. A live worker that handles it has to be stopped first.`,
+		Example: `  millrace group forget-type booking billing booking.cancelled --dry-run
+  millrace group forget-type booking billing booking.cancelled`,
+		RunE: g.forgetType,
+	}
+	forget.Flags().BoolVar(&g.dryRun, "dry-run", false, "only say how many events wait that would be acknowledged")
+	for _, cmd := range []*cobra.Command{ls, info, pause, resume, retry, forget} {
+		switch cmd {
+		case ls:
+		case forget:
+			cmd.Args, cmd.ValidArgsFunction = cobra.ExactArgs(3), o.completePatterns
+		default:
 			cmd.Args, cmd.ValidArgsFunction = cobra.ExactArgs(2), o.completeGroups
 		}
 		o.addRedisFlags(cmd.Flags())
@@ -144,6 +162,32 @@ func (o *options) completeGroups(cmd *cobra.Command, args []string, _ string) ([
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completePatterns completes a stream, a group of it, and a pattern that no live consumer of the group
+// handles.
+func (o *options) completePatterns(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) < 2 {
+		return o.completeGroups(cmd, args, typed)
+	}
+	if len(args) > 2 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	bus, err := o.completing(cmd)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer closeBus(bus)
+	r, err := bus.Group(cmd.Context(), args[0], args[1])
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	patterns := slices.DeleteFunc(r.Patterns, func(p string) bool {
+		return slices.ContainsFunc(r.Members, func(m pipeline.ConsumerReport) bool {
+			return m.State == "alive" && m.Member != nil && slices.Contains(m.Patterns, p)
+		})
+	})
+	return patterns, cobra.ShellCompDirectiveNoFileComp
 }
 
 // groupLine is a group as "group ls --json" prints it.
@@ -378,4 +422,43 @@ func (g *groupVerb) warnPaused(cmd *cobra.Command, bus *pipeline.Bus, stream, gr
 	fmt.Fprintf(cmd.ErrOrStderr(),
 		"the group is paused by the %s and takes nothing until \"millrace group resume %s %s\"\n",
 		r.Paused.By, stream, group)
+}
+
+func (g *groupVerb) forgetType(cmd *cobra.Command, args []string) error {
+	stream, group, err := streamAndGroup(args)
+	if err != nil {
+		return err
+	}
+	pattern := args[2]
+	if err := pipeline.CheckPattern(pattern); err != nil {
+		return usagef("type %q %w", pattern, err)
+	}
+	bus, err := g.oneShot(cmd.Context(), cmd)
+	if err != nil {
+		return err
+	}
+	defer closeBus(bus)
+	forget := bus.ForgetType
+	if g.dryRun {
+		forget = bus.Forgettable
+	}
+	n, err := forget(cmd.Context(), stream, group, pattern)
+	switch {
+	case err != nil && n > 0:
+		return fmt.Errorf("%s acknowledged unhandled, then: %w; say it again for the rest", eventsOf(n), err)
+	case err != nil:
+		return g.whichIsMissing(cmd.Context(), bus, stream, err)
+	}
+	if g.json {
+		answer := map[string]any{
+			"stream": stream, "group": group, "pattern": pattern, "acknowledged": n, "dryRun": g.dryRun,
+		}
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(answer)
+	}
+	text := "group %s of stream %s does not take %s any more; %s acknowledged unhandled\n"
+	if g.dryRun {
+		text = "group %s of stream %s would not take %s any more; %s would be acknowledged unhandled\n"
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), text, group, stream, pattern, eventsOf(n))
+	return err
 }

@@ -263,9 +263,9 @@ func (c *Client) Retry(ctx context.Context, consumer Consumer, stream string, rs
 	replies := make([]*redis.Cmd, len(rs))
 	_ = c.pipelined(ctx, retryScript, func(p redis.Pipeliner) { // the replies say it
 		for i, r := range rs {
-			keys := []string{c.sourceKey(r.Ref, consumer.Group), c.laneKey(stream, consumer.Group), c.deferredKey(stream, consumer.Group), c.waitingKey(stream, consumer.Group)}
+			keys := []string{c.sourceKey(r.Ref, consumer.Group), c.laneKey(stream, consumer.Group), c.deferredKey(stream, consumer.Group)}
 			replies[i] = retryScript.EvalSha(ctx, p, keys, consumer.Group, consumer.Name, r.ID.String(), flag(r.Lane), r.Delay.Milliseconds(), GroupBound,
-				r.Message.UUID, r.Message.Metadata, r.Message.Payload, r.Waiting)
+				r.Message.UUID, r.Message.Metadata, r.Message.Payload)
 		}
 	})
 	settled = make([]Settled, len(rs))
@@ -335,6 +335,7 @@ func (c *Client) Beat(ctx context.Context, consumer Consumer, stream, about stri
 		return Beat{}, errReply
 	}
 	b.Waiting, _ = got[3].(int64)
+	b.Full = b.Waiting >= GroupBound
 	b.Paused, _ = got[4].(string)
 	for i := 5; i+1 < len(got); i += 2 {
 		name, _ := got[i].(string)

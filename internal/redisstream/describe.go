@@ -194,7 +194,7 @@ func (g *groupParts) info(now time.Time) (GroupInfo, error) {
 		Name: g.group.Name, Consumers: int(g.group.Consumers),
 		Pending: g.group.Pending, OldestPending: oldest, LastDelivered: delivered,
 		Lag: lag(g.of.Info, g.group, delivered), Lost: -1,
-		Deferred: g.deferred.Val() + g.waiting.Val(), Lane: g.lane.Val(), Dead: g.dead.Val(),
+		Deferred: g.deferred.Val() + g.waiting.Val(), Waits: g.waiting.Val(), Lane: g.lane.Val(), Dead: g.dead.Val(),
 		Unhandled: map[string]int64{}, Waiting: map[string]time.Time{},
 	}
 	if g.waits != nil {

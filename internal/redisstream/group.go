@@ -60,14 +60,45 @@ type Patterns struct {
 	Version int64
 }
 
-// Retry is a delivery to be made again: a copy goes to the lane, or to the deferred set until the delay has passed, or to the waiting
-// set until it is fetched, and the original is acknowledged, in one step.
+// Retry is a delivery to be made again: a copy goes to the lane, or to the deferred set until the delay
+// has passed, and the original is acknowledged, in one step.
 type Retry struct {
 	Ref
 	Message Message
 	Delay   time.Duration
-	Waiting string // the event type that waits for a consumer which handles it, and for no delay; empty otherwise
 }
+
+// Wait is a delivery that waits for a consumer which handles its type.
+type Wait struct {
+	Ref
+	Type    string
+	Message Message
+}
+
+// Forget takes a pattern away from what a group takes.
+type Forget struct {
+	Pattern string
+	Default []string // what a consumer takes that names no patterns
+	DryRun  bool     // only say what would be done
+}
+
+// Forgotten is the answer to Forget.
+type Forgotten struct {
+	Result   ForgetResult
+	Consumer string   // of StillHandled and NotSaidYet
+	Patterns Patterns // what the group takes now
+}
+
+// ForgetResult says what became of a Forget.
+type ForgetResult int
+
+const (
+	Forgot       ForgetResult = iota
+	NotTaken                  // it is not among the patterns of the group
+	StillHandled              // a live consumer says that it handles the pattern
+	NotSaidYet                // a live consumer has not said yet what it handles
+	NothingElse               // the group takes nothing else
+)
 
 // Burial is a delivery to be given up: its entry goes to the dead letters, and the original is acknowledged, in one step.
 type Burial struct {
@@ -123,6 +154,7 @@ type Beat struct {
 	Peers    []Peer
 	NextDue  time.Duration // until the next deferred delivery is due; negative: none is deferred
 	Waiting  int64         // events that wait for a consumer of their type
+	Full     bool          // no more may wait for one
 	Paused   string        // what is written about the pause of the group; empty: it is not paused
 }
 
@@ -143,7 +175,8 @@ type GroupInfo struct {
 	OldestPending ID // zero: none
 	LastDelivered ID
 	Lag           int64 // entries behind LastDelivered; -1: unknown
-	Deferred      int64
+	Deferred      int64 // those that wait for a consumer of their type included
+	Waits         int64 // events that wait for a consumer of their type
 	Lane          int64
 	Dead          int64
 	Lost          int64 // entries that went before the group handled them; -1: unknown

@@ -38,10 +38,13 @@ func fill(t *testing.T, c *Client, server redis.UniversalClient, stream string) 
 		retries := []Retry{
 			{Ref: Ref{Stream: stream, ID: ids[0]}, Message: message},
 			{Ref: Ref{Stream: stream, ID: ids[1]}, Message: message, Delay: time.Hour},
-			{Ref: Ref{Stream: stream, ID: ids[2]}, Message: message, Waiting: stream + ".created"},
 		}
 		settled, err := c.Retry(ctx, consumer, stream, retries)
 		must(err)
+		waits := []Wait{{Ref: Ref{Stream: stream, ID: ids[2]}, Type: stream + ".created", Message: message}}
+		waiting, err := c.LetWait(ctx, consumer, stream, waits, 1)
+		must(err)
+		settled = append(settled, waiting...)
 		if want := []Settled{Done, Done, Done}; !slices.Equal(settled, want) {
 			t.Fatalf("retry: got %v, want %v", settled, want)
 		}

@@ -46,6 +46,14 @@ func TestG19RefusedHalfwayLeavesOneCopy(t *testing.T) {
 			_, _ = c.Retry(ctx, consumer, "booking", []Retry{r})
 		}
 	}
+	wait := func(ctx context.Context, c *Client, ref Ref) {
+		_, _ = c.LetWait(ctx, consumer, "booking", []Wait{{Ref: ref, Type: "booking.created", Message: message}}, 1)
+	}
+	waiting := func(ctx context.Context, c *Client) (Ref, error) {
+		ref, err := lane(ctx, c)
+		wait(ctx, c, ref)
+		return ref, err
+	}
 	waits := func(r Retry) func(ctx context.Context, c *Client) (Ref, error) {
 		return func(ctx context.Context, c *Client) (Ref, error) {
 			ref, err := lane(ctx, c)
@@ -59,7 +67,7 @@ func TestG19RefusedHalfwayLeavesOneCopy(t *testing.T) {
 	}{
 		"defer":    {lane, retry(Retry{Delay: time.Hour})},
 		"retry":    {lane, retry(Retry{})},
-		"let wait": {lane, retry(Retry{Waiting: "booking.created"})},
+		"let wait": {lane, wait},
 		"bury": {lane, func(ctx context.Context, c *Client, ref Ref) {
 			_, _, _ = c.Bury(ctx, consumer, "booking", bounds, []Burial{{Ref: ref, Message: message, Report: "{}"}})
 		}},
@@ -68,7 +76,7 @@ func TestG19RefusedHalfwayLeavesOneCopy(t *testing.T) {
 		}},
 		"retry now": {waits(Retry{Delay: time.Hour}), func(ctx context.Context, c *Client, _ Ref) { _, _, _ = c.RetryNow(ctx, "booking", "g") }},
 		"promote":   {waits(Retry{Delay: time.Millisecond}), func(ctx context.Context, c *Client, _ Ref) { _, _ = c.Beat(ctx, consumer, "booking", "") }},
-		"fetch": {waits(Retry{Waiting: "booking.created"}), func(ctx context.Context, c *Client, _ Ref) {
+		"fetch": {waiting, func(ctx context.Context, c *Client, _ Ref) {
 			_, _ = c.Fetch(ctx, consumer, "booking", []string{"booking.created"}, 10)
 		}},
 		"acknowledge": {lane, func(ctx context.Context, c *Client, ref Ref) { _, _, _ = c.Ack(ctx, consumer, []Ref{ref}) }},

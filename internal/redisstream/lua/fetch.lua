@@ -2,7 +2,7 @@
 -- Hands events that wait for a consumer of their types to such a consumer, the oldest of each type first: they go through the lane, and
 -- are read from it in the same step, before anybody else can.
 --
--- KEYS  1 waiting (see retry.lua)  2 lane
+-- KEYS  1 waiting (see wait.lua)  2 lane
 -- ARGV  1 group  2 consumer  3 most events to hand over  then types
 -- Result  entries of the lane that are pending with this consumer now, as XREADGROUP answers; others that stood in the lane may be among
 --         them
