@@ -118,6 +118,7 @@ var (
 	strangerScript = load("strangers")
 	renewScript    = load("renew")
 	removeScript   = load("remove")
+	flowScript     = load("flow")
 )
 
 func load(name string) *redis.Script { return redis.NewScript(source(name)) }
