@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,8 +77,10 @@ func (e *ExitError) ErrorType() string {
 // Exit status 0 acknowledges the event. 100 says that no retry will help: the event becomes a dead
 // letter. 101 says "later", at no cost of an attempt: after the time that the last line of its
 // output names ("retry-after: 30s"), 24 h at most, else after the back-off of the group, which
-// grows with each time. Anything else, a signal included, is a failure. The error wraps an
-// *ExitError in each case. When ctx ends, the process group gets SIGTERM, and SIGKILL after
+// grows with each time. 126 and 127, with which the shell says that a command can't be executed or is
+// not found, and a shell that can't be started are faults of this process (router.CannotRun): they
+// cost no attempt, and this instance of the group takes no more. Anything else, a signal included,
+// is a failure. The error wraps an *ExitError where the shell has run. When ctx ends, the process group gets SIGTERM, and SIGKILL after
 // KillAfter; a command that exits with 0 on SIGTERM has failed too, since nobody knows whether it
 // was done. Processes that a command left in the background when it exited by itself are not
 // touched.
@@ -131,7 +134,7 @@ func run(ctx context.Context, command string, input []byte, env []string, cfg Ex
 
 	err := cmd.Run()
 	if cmd.ProcessState == nil {
-		return fmt.Errorf("run command: %w", err)
+		return notStarted(ctx, err)
 	}
 	if !stopped.IsZero() {
 		endGroup(cmd.Process.Pid, stopped.Add(cfg.KillAfter))
@@ -151,14 +154,29 @@ func run(ctx context.Context, command string, input []byte, env []string, cfg Ex
 		return router.Permanent(exit)
 	case exit.Code == exitLater:
 		return router.RetryAfter(exit, retryAfter(stdout.String()))
+	case exit.Code == exitNoExec, exit.Code == exitNotFound:
+		return router.CannotRun(exit)
 	}
 	return exit
+}
+
+// notStarted is the error of a command that was not started. That is a fault of this process: no shell, no
+// memory or no room for a process. It is not where ctx has ended, nor where the environment is too large,
+// which is the event's: it would stop one instance after the other.
+func notStarted(ctx context.Context, err error) error {
+	err = fmt.Errorf("run command: %w", err)
+	if ctx.Err() != nil || errors.Is(err, syscall.E2BIG) {
+		return err
+	}
+	return router.CannotRun(err)
 }
 
 // The exit statuses with a meaning of their own (DESIGN §15).
 const (
 	exitPermanent = 100
 	exitLater     = 101
+	exitNoExec    = 126 // said by the shell, as POSIX has it: the command can't be executed
+	exitNotFound  = 127 // or was not found
 )
 
 // retryAfter reads the wait out of the last line of a command's output; 0 where it names none.

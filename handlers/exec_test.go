@@ -87,6 +87,41 @@ func TestExecFailsUnlessTheCommandExitsWithZero(t *testing.T) {
 	}
 }
 
+// A command that this machine can't run is no fault of the event.
+func TestG09CommandThatCannotBeRunIsAFaultOfTheWorker(t *testing.T) {
+	t.Parallel()
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	large := delivery(`{}`)
+	large.Event.Subject = strings.Repeat("x", 1<<20) // more than a variable may hold: the event's fault
+	for name, test := range map[string]struct {
+		command  string
+		delivery *pipeline.Delivery
+		want     bool
+	}{
+		"not found":            {"./missing.sh", delivery(`{}`), true},
+		"not executable":       {plain, delivery(`{}`), true},
+		"not started":          {"true\x00", delivery(`{}`), true},
+		"failed":               {"exit 1", delivery(`{}`), false},
+		"given up":             {"exit 100", delivery(`{}`), false},
+		"too much environment": {"true", large, false},
+	} {
+		err := Exec(test.command, ExecConfig{})(t.Context(), test.delivery)
+		var fault *pipeline.WorkerError
+		if err == nil || errors.As(err, &fault) != test.want {
+			t.Errorf("%s: got %v, a fault of the worker: %v, want %v", name, err, fault != nil, test.want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var fault *pipeline.WorkerError
+	if err := Exec("true", ExecConfig{})(ctx, delivery(`{}`)); err == nil || errors.As(err, &fault) {
+		t.Errorf("interrupted: got %v, want a failure", err)
+	}
+}
+
 func TestExecKeepsTheEndOfStderr(t *testing.T) {
 	t.Parallel()
 	var all bytes.Buffer

@@ -123,13 +123,14 @@ type Member struct {
 	Handled  int64     `json:"handled"` // deliveries since it began
 	Failed   int64     `json:"failed"`
 	Patterns []string  `json:"patterns"`
+	Sick     *Sick     `json:"sick,omitempty"` // it has stopped itself; nil: it works
 }
 
 func (c *consumer) about() string {
 	m := Member{
 		Host: hostname(), PID: os.Getpid(), Version: c.bus.cfg.Version, Since: c.begun.UTC(),
 		InFlight: c.holdings.inFlight(), Handled: c.handled.Load(), Failed: c.failed.Load(),
-		Patterns: c.cfg.Patterns,
+		Patterns: c.cfg.Patterns, Sick: c.sick(),
 	}
 	text, _ := json.Marshal(m) // strings and numbers always marshal
 	return string(text)
@@ -158,20 +159,30 @@ func (c *consumer) beat(m *membership) (due time.Duration) {
 	if c.reading.Err() != nil {
 		return b.NextDue // a consumer that stops takes nothing over
 	}
-	m.breaker.tick(time.Now())
 	dead := m.watch.dead(b, time.Now())
 	c.inherit(m, b.Peers, dead)
 	c.tryParked(m)
+	c.follow(ctx, m, b, living(b.Peers, dead))
 	if missing(c.patterns(m.stream), b.Patterns.Set) {
 		c.rejoin(m.stream) // the server has forgotten what the group takes
 	}
-	if (len(dead) > 0 || b.Waiting > 0) && m.taking.CompareAndSwap(false, true) {
+	if (len(dead) > 0 || b.Waiting > 0) && c.sick() == nil && m.taking.CompareAndSwap(false, true) {
 		c.loops.start("take over", func() {
 			defer m.taking.Store(false)
 			c.takeOver(m, dead, b.Waiting > 0)
 		})
 	}
 	return b.NextDue
+}
+
+// living names the peers that are not dead and have not left.
+func living(peers, dead []redisstream.Peer) (names []string) {
+	for _, p := range peers {
+		if !slices.Contains(dead, p) {
+			names = append(names, p.Name)
+		}
+	}
+	return names
 }
 
 // noteBeat keeps what became of the last beat, for health, and says it where that is news: that Redis

@@ -64,6 +64,7 @@ type consumer struct {
 	streams       map[string]*membership
 	readers       []*reader
 	stuckHandlers map[*holding]stuckHandler
+	reasons       map[string]string // the last error, by fingerprint; see noteReason
 }
 
 const (
@@ -119,7 +120,7 @@ func prepareConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string)
 		closed:  make(chan struct{}),
 		streams: map[string]*membership{},
 
-		stuckHandlers: map[*holding]stuckHandler{},
+		stuckHandlers: map[*holding]stuckHandler{}, reasons: map[string]string{},
 	}
 	c.twins = b.redis != nil && cfg.InFlight > 1 && !cfg.Policy.PerSubject
 	c.logger = b.logger.With("group", cfg.Group, "consumer", c.self.Name)
@@ -130,6 +131,7 @@ func prepareConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string)
 	}
 	c.out = make(chan *message.Message, buffer)
 	c.holdings.init(cfg.InFlight, cfg.Policy.PerSubject)
+	c.holdings.own.self = c.self.Name
 	c.acks.init()
 	c.reading, c.stopReading = context.WithCancel(ctx)
 	c.handling, c.abandon = context.WithCancelCause(c.values)

@@ -22,10 +22,11 @@ func (c *consumer) deliverLoop() {
 		case <-c.holdings.ready:
 		}
 		for {
-			out, raise := c.holdings.next(time.Now())
+			out, raise, back := c.holdings.next(time.Now())
 			if len(raise) > 0 {
 				c.raise(raise)
 			}
+			c.handBack(back)
 			for i, h := range out {
 				if !c.handOut(h) {
 					for _, h := range out[i+1:] {

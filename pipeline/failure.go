@@ -44,6 +44,19 @@ func (e *RetryAfterError) Unwrap() error { return e.Err }
 // ErrorType is the stable, low-cardinality name of the error for telemetry.
 func (e *RetryAfterError) ErrorType() string { return "retry_after" }
 
+// WorkerError says that this process can't run the handler at all: the program is missing, say, or may
+// not be executed. That is no fault of the event, so it costs no attempt: the delivery is handed back, and
+// the consumer stops itself, until one delivery that it tries from time to time (after 5 s, 10 s … up to
+// a minute) succeeds. Other consumers of the group go on. A day after the first attempt it is a failure
+// like others.
+type WorkerError struct{ Err error }
+
+func (e *WorkerError) Error() string { return e.Err.Error() }
+func (e *WorkerError) Unwrap() error { return e.Err }
+
+// ErrorType is the stable, low-cardinality name of the error for telemetry.
+func (e *WorkerError) ErrorType() string { return "worker" }
+
 // PanicError is the failure of a handler that panicked.
 type PanicError struct {
 	Value any    // what it panicked with; nil where it ended its goroutine instead (runtime.Goexit)

@@ -268,7 +268,7 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 	if event.origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
 		return d, false
 	}
-	if c.bus.spool.isSent(r.number) || c.isPaused(r.stream) {
+	if c.bus.spool.isSent(r.number) || c.isPaused(r.stream) || c.sick() != nil {
 		if of.subject != "" {
 			blocked[of] = true
 		}

@@ -22,7 +22,7 @@ type GroupReport struct {
 // ConsumerReport is one consumer of a group.
 type ConsumerReport struct {
 	Name    string     `json:"name"`
-	State   string     `json:"state"`    // alive, silent (it may be dead), left, foreign (other software, which does not beat)
+	State   string     `json:"state"`    // alive, sick (it has stopped itself), silent (it may be dead), left, foreign (other software, which does not beat)
 	Beat    *time.Time `json:"lastBeat"` // nil where it is not known
 	Pending int64      `json:"pending"`
 	*Member            // what it says of itself; nil where it says nothing
@@ -61,9 +61,19 @@ func (b *Bus) consumerReport(m redisstream.Member) ConsumerReport {
 		at := time.UnixMilli(m.Beat).UTC()
 		r.Beat = &at
 	}
-	if m.About != "" {
-		r.Member = &Member{}
-		_ = json.Unmarshal([]byte(m.About), r.Member) // what is wrong with it stays empty
+	r.Member = aboutOf(m)
+	if m.Alive && r.Member != nil && r.Sick != nil {
+		r.State = "sick"
 	}
 	return r
+}
+
+// aboutOf is what a consumer says of itself; nil where it says nothing.
+func aboutOf(m redisstream.Member) *Member {
+	if m.About == "" {
+		return nil
+	}
+	about := &Member{}
+	_ = json.Unmarshal([]byte(m.About), about) // what is wrong with it stays empty
+	return about
 }

@@ -48,8 +48,9 @@ func (b *Bus) Health(ctx context.Context) Health {
 	if b.redis != nil {
 		reachable = b.redisHealth(ctx, &h)
 	}
+	sick := b.sickProblems(&h)
 	if reachable {
-		if err := b.streamsHealth(ctx, &h); err != nil {
+		if err := b.streamsHealth(ctx, &h, sick); err != nil {
 			h.problem("streams-unknown", SeverityWarning, fmt.Sprintf("streams can't be described: %v", err), "")
 		}
 	}
@@ -187,7 +188,39 @@ func (b *Bus) beatProblems(h *Health) {
 	}
 }
 
-func (b *Bus) streamsHealth(ctx context.Context, h *Health) error {
+// sickProblems names the consumers of this process that have stopped themselves, and returns their names.
+func (b *Bus) sickProblems(h *Health) map[string]bool {
+	b.mu.Lock()
+	consumers := slices.Collect(maps.Keys(b.consumers))
+	b.mu.Unlock()
+	known := map[string]bool{}
+	for _, c := range consumers {
+		if sick := c.sick(); sick != nil {
+			known[c.self.Name] = true
+			h.sickProblem("consumer "+c.self.Name+" of this process", c.cfg.Group, sick)
+		}
+	}
+	return known
+}
+
+func (h *Health) sickProblem(consumer, group string, sick *Sick) {
+	h.problem("consumer-sick", SeverityError, fmt.Sprintf("%s has stopped itself in group %s at %s: %s",
+		consumer, group, sick.Since.UTC().Format(time.RFC3339), sick.Reason),
+		"mend or restart that process; it tries one delivery from time to time, and goes on after one success")
+}
+
+// sickMembers names the consumers of a group that say of themselves that they are sick, each once however
+// many streams it has.
+func (h *Health) sickMembers(g redisstream.GroupInfo, known map[string]bool) {
+	for _, m := range g.Members {
+		if about := aboutOf(m); about != nil && about.Sick != nil && m.Alive && !known[m.Name] {
+			known[m.Name] = true
+			h.sickProblem("consumer "+m.Name+" on "+about.Host, g.Name, about.Sick)
+		}
+	}
+}
+
+func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool) error {
 	streams, err := b.log.Streams(ctx)
 	if err != nil {
 		return err
@@ -213,6 +246,7 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health) error {
 		for _, g := range d.Groups {
 			s.Groups = append(s.Groups, groupHealth(g))
 			h.groupProblems(d.Stream, g)
+			h.sickMembers(g, sick)
 		}
 		h.Streams = append(h.Streams, s)
 	}

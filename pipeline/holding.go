@@ -39,6 +39,7 @@ type holding struct {
 	// What follows is guarded by holdings.mu.
 	state holdingState
 	probe atomic.Bool // its result decides whether a paused group goes on
+	trial atomic.Bool // its result decides whether this consumer goes on, which has stopped itself
 }
 
 // holdingState is where a holding stands.

@@ -31,6 +31,7 @@ type holdings struct {
 	subjects map[subjectKey]*subject // with Policy.PerSubject
 	danger   *holding                // the one that may run of those that processes have died of
 	behind   queue                   // the others of them
+	own      pausing                 // this consumer has stopped itself; see sick.go
 
 	listing          int                          // listings that are under way
 	settledMeanwhile map[redisstream.Ref]struct{} // forgotten since the first of them began
@@ -75,6 +76,10 @@ func (w *holdings) move(h *holding, to holdingState) {
 		h.probe.Store(false)
 		h.of.pause.probeLost(time.Now())
 	}
+	if h.trial.Load() && to != heldTurn {
+		h.trial.Store(false)
+		w.own.probeLost(time.Now())
+	}
 	if w.danger == h {
 		w.danger = nil
 		if next := w.behind.pop(heldDangerous); next != nil {
@@ -96,7 +101,7 @@ func (w *holdings) signal() {
 		w.changed = nil
 	}
 	work := len(w.taken)+len(w.read)+len(w.cleared) > 0
-	if work || w.placed() < w.size && w.urgent.len()+w.turn.len() > 0 {
+	if work || (w.placed() < w.size || w.own.isPaused()) && w.urgent.len()+w.turn.len() > 0 {
 		select {
 		case w.ready <- struct{}{}:
 		default: // deliverLoop has been told already
@@ -235,18 +240,24 @@ func (w *holdings) release(hs []*holding) {
 }
 
 // next places deliveries, as many as there are places, and returns them; and the suspects among them
-// whose count is to be raised first. What may not begin now waits where it holds nothing up.
-func (w *holdings) next(now time.Time) (out, raise []*holding) {
+// whose count is to be raised first; and those that are to be handed back, since this consumer has
+// stopped itself. What may not begin now waits where it holds nothing up.
+func (w *holdings) next(now time.Time) (out, raise, back []*holding) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, h := range w.cleared {
-		if h.state == heldPlaced { // else it was lost
+		switch {
+		case h.state != heldPlaced: // it was lost
+		case w.own.isPaused() && !h.trial.Load():
+			w.giveBack(h)
+			back = append(back, h)
+		default:
 			w.move(h, heldHanded)
 			out = append(out, h)
 		}
 	}
 	w.cleared = nil
-	for w.placed() < w.size {
+	for w.placed() < w.size || w.own.isPaused() {
 		h := w.urgent.pop(heldTurn)
 		if h == nil {
 			h = w.turn.pop(heldTurn)
@@ -255,6 +266,9 @@ func (w *holdings) next(now time.Time) (out, raise []*holding) {
 			break
 		}
 		if !w.mayBegin(h, now) {
+			if h.state == heldEnded {
+				back = append(back, h)
+			}
 			continue
 		}
 		if h.suspect && !h.raised {
@@ -265,7 +279,7 @@ func (w *holdings) next(now time.Time) (out, raise []*holding) {
 			out = append(out, h)
 		}
 	}
-	return out, raise
+	return out, raise, back
 }
 
 // mayBegin reports whether a delivery may begin now. One that may not waits for what keeps it from
@@ -276,6 +290,9 @@ func (w *holdings) mayBegin(h *holding, now time.Time) bool {
 	case !of.isFresh(now):
 		w.move(h, heldAside)
 		of.aside = append(of.aside, h)
+		return false
+	case w.own.isPaused() && !h.trial.Load() && !w.takeTrial(h, now):
+		w.giveBack(h)
 		return false
 	case h.isDangerous() && w.danger != nil:
 		w.move(h, heldDangerous)
@@ -329,7 +346,8 @@ func (w *holdings) begin(h *holding, now time.Time) bool {
 	if h.state != heldHanded {
 		return false
 	}
-	if h.of.isFresh(now) && (h.probe.Load() || !h.of.pause.isPaused()) {
+	paused := h.of.pause.isPaused() || w.own.isPaused()
+	if h.of.isFresh(now) && (!paused || h.probe.Load() || h.trial.Load()) {
 		w.move(h, heldRunning)
 		return true
 	}
@@ -372,6 +390,73 @@ func (w *holdings) tryParked(of *membership, now time.Time) {
 	of.parked = of.parked[1:]
 	w.release([]*holding{h})
 	h.probe.Store(true)
+}
+
+// stop has this consumer begin nothing more, and returns what is to be handed back; began is false where
+// it has stopped already.
+func (w *holdings) stop(why Pause, now time.Time) (back []*holding, began bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.own.tripped(why, now).began {
+		return nil, false
+	}
+	w.own.wrote(true, now) // nobody else is to know
+	for _, h := range w.held {
+		switch h.state {
+		case heldPaused, heldSubject, heldAside, heldDangerous, heldTurn:
+			back = append(back, h)
+		}
+	}
+	slices.SortFunc(back, func(a, b *holding) int { return a.ref.ID.Compare(b.ref.ID) })
+	for _, h := range back {
+		w.giveBack(h)
+	}
+	w.signal()
+	return back, true
+}
+
+// giveBack ends a delivery that is handed back before it has begun. The lock is held.
+func (w *holdings) giveBack(h *holding) {
+	w.move(h, heldEnded)
+	w.leaveSubject(h, 0)
+}
+
+// takeTrial lets a delivery be tried, if this consumer has stopped itself and it is time. It may begin in
+// a stream that the breaker has paused; then its result decides there as well. The lock is held.
+func (w *holdings) takeTrial(h *holding, now time.Time) bool {
+	pause := &h.of.pause
+	byOther := pause.isPaused() && pause.pause.By != PausedByBreaker
+	if byOther || w.placed() >= w.size || !w.own.takeProbe(now) {
+		return false
+	}
+	h.trial.Store(true)
+	h.probe.Store(pause.isPaused())
+	return true
+}
+
+// tried takes the result of a trial, and reports whether this consumer goes on.
+func (w *holdings) tried(h *holding, succeeded bool, now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !h.trial.Swap(false) || !w.own.probed(succeeded, now).ended {
+		return false
+	}
+	w.own.wrote(true, now)
+	w.signal() // there is room again
+	return true
+}
+
+// replaceStop ends the stop of this consumer where the group is paused for the same reason, and reports
+// whether it does: it was not alone. The lock is held.
+func (w *holdings) replaceStop(by *Pause, now time.Time) bool {
+	own := &w.own
+	if !own.isPaused() || by.By != PausedByBreaker || by.Fingerprint == "" || by.Fingerprint != own.pause.Fingerprint {
+		return false
+	}
+	own.end()
+	own.written = now
+	w.signal()
+	return true
 }
 
 // still returns those that are in the state. The lock of the holdings is held.
@@ -506,12 +591,19 @@ func (w *holdings) pace(now time.Time) {
 func (w *holdings) room() int {
 	waiting := w.count[heldPaused] + w.count[heldSubject] + w.count[heldAside] + w.count[heldLent]
 	held := w.heldHere()
-	return min(w.size+w.ahead-(held-w.count[heldEnded]-waiting), settledPerSize*w.size-held)
+	counted := held - w.count[heldEnded] - waiting
+	if w.own.isPaused() {
+		return min(1, w.size-counted) // to be tried
+	}
+	return min(w.size+w.ahead-counted, settledPerSize*w.size-held)
 }
 
 // roomToTake is how many more entries may be taken over or fetched. Those that wait already count, and
 // nothing that was read does: a dead peer's come first, whatever the backlog. The lock is held.
 func (w *holdings) roomToTake() int {
+	if w.own.isPaused() {
+		return 0
+	}
 	waiting := w.urgent.len()
 	for _, hs := range w.taken {
 		waiting += len(hs)

@@ -45,7 +45,7 @@ func newHoldingsModel(t *rapid.T) *holdingsModel {
 	m.w.init(rapid.IntRange(1, 4).Draw(t, "size"), rapid.Bool().Draw(t, "per subject"))
 	for _, s := range []string{"a", "b"} {
 		of := &membership{stream: s}
-		of.pause.self = "me"
+		of.pause.self, m.w.own.self = "me", "me"
 		of.fresh.Store(1<<63 - 1)
 		m.streams = append(m.streams, of)
 	}
@@ -94,8 +94,9 @@ func (m *holdingsModel) arrive(read []redisstream.Delivered, taken bool) {
 
 // deliver does a step of deliverLoop.
 func (m *holdingsModel) deliver(*rapid.T) {
-	out, raise := m.w.next(m.now)
+	out, raise, back := m.w.next(m.now)
 	m.handed, m.raising = append(m.handed, out...), append(m.raising, raise...)
+	m.handBack(back)
 	read := m.w.nextArrival()
 	for _, h := range read {
 		h.of = m.streams[0]
@@ -146,6 +147,24 @@ func (m *holdingsModel) passed(others []other) {
 	}
 }
 
+// handBack puts what this consumer may not begin into the log again.
+func (m *holdingsModel) handBack(back []*holding) {
+	for _, h := range back {
+		if h.state != heldEnded {
+			m.t.Fatalf("%s is handed back in state %d", h.Event.ID, h.state)
+		}
+		m.again(h)
+		m.acking = append(m.acking, h)
+	}
+}
+
+// stop is a consumer that stops itself, or goes on trying.
+func (m *holdingsModel) stop(*rapid.T) {
+	back, _ := m.w.stop(pausedBy("me"), m.now)
+	m.handBack(back)
+	m.raising = still(heldPlaced, m.raising)
+}
+
 // again puts another entry with the event into the log, as a retry does.
 func (m *holdingsModel) again(h *holding) {
 	e := m.events[h.Event.ID]
@@ -190,6 +209,9 @@ func (m *holdingsModel) begin(*rapid.T) {
 	if e := m.events[h.Event.ID]; e.done || e.other {
 		m.t.Fatalf("%s runs, and is done or not handled here: %+v", h.Event.ID, e)
 	}
+	if m.w.own.isPaused() && !h.trial.Load() && !h.probe.Load() {
+		m.t.Fatalf("%s begins, and the consumer has stopped itself", h.Event.ID)
+	}
 	for _, other := range m.running {
 		switch {
 		case other.state == heldLost:
@@ -211,6 +233,7 @@ func (m *holdingsModel) end(*rapid.T) {
 }
 
 func (m *holdingsModel) endOf(h *holding, failed bool) {
+	m.w.tried(h, !failed, m.now)
 	if h.probe.Swap(false) {
 		if e := h.of.pause.probed(!failed, m.now); e.ended {
 			m.w.resume(h.of)
@@ -298,7 +321,7 @@ func (m *holdingsModel) check(*rapid.T) {
 	}
 	// What is not handled here takes no room.
 	besides := len(m.w.held) - count[heldOthers]
-	if room := m.w.room(); room < m.w.size-besides {
+	if room := m.w.room(); !m.w.own.isPaused() && room < m.w.size-besides {
 		m.t.Fatalf("room %d of %d with %d held besides %d others", room, m.w.size, besides, count[heldOthers])
 	}
 }
@@ -312,14 +335,16 @@ func TestHoldingsRunOnceAndNobodyWaitsForEver(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"publish": m.publish, "read": m.read, "deliver": m.deliver, "deliver more": m.deliver, "raised": m.raised,
 			"begin": m.begin, "begin more": m.begin, "end": m.end, "acked": m.acked, "lose": m.lose, "give back": m.giveBack,
-			"pause": m.pause, "pass on": m.passOn, "stale": m.stale, "beat": m.beat, "time": func(*rapid.T) { m.now = m.now.Add(2 * time.Second) },
-			"": m.check,
+			"pause": m.pause, "stop": m.stop, "pass on": m.passOn, "stale": m.stale, "beat": m.beat,
+			"time": func(*rapid.T) { m.now = m.now.Add(2 * time.Second) },
+			"":     m.check,
 		})
 		for _, of := range m.streams {
 			if of.pause.heard("", m.now.Add(time.Hour)); !of.pause.isPaused() {
 				m.w.resume(of)
 			}
 		}
+		m.w.own.end()
 		for range 20 * (len(m.events) + len(m.all) + 10) {
 			m.now = m.now.Add(time.Second)
 			for _, of := range m.streams {

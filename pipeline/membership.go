@@ -10,14 +10,15 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// membership is a consumer's place in the group of one stream. It has a beat, a pause and a breaker of
-// its own, so that no stream can stop another one.
+// membership is a consumer's place in the group of one stream. It has a beat and a pause of its own, so
+// that no stream can stop another one.
 type membership struct {
 	stream  string
 	kick    chan struct{} // asks beatLoop for a beat now
-	watch   peerWatch     // used by beatLoop only
-	breaker breaker
-	fresh   atomic.Int64 // until when deliveries may begin, in Unix nanoseconds; see freshFor
+	handled atomic.Int64  // deliveries since the last beat: all that a success costs
+	kicked  atomic.Int64  // when burials asked for a beat last, in Unix nanoseconds
+	anew    atomic.Bool   // what the record of failures says of this consumer is to be forgotten
+	fresh   atomic.Int64  // until when deliveries may begin, in Unix nanoseconds; see freshFor
 	// takingOver is held while something is taken over: reconcile would find it pending here, and not
 	// know where it came from.
 	takingOver sync.Mutex
@@ -27,6 +28,11 @@ type membership struct {
 	passKick  chan struct{} // has passOnLoop look at once
 	passAgain atomic.Bool   // it is to try what it could not do, whatever its back-off
 	waitFull  bool          // used by passOnLoop only: it said that no more may wait for a consumer of their type
+
+	// What follows is used by beatLoop only.
+	watch      peerWatch
+	failing    bool // there is a record of failures, as last heard (breaker.go)
+	unfollowed bool // it can't be read, and that was said
 
 	// What follows is guarded by consumer.mu.
 	joined   bool
@@ -39,6 +45,7 @@ type membership struct {
 
 	// What follows is guarded by holdings.mu.
 	pause  pausing
+	flow   streamFlow // the record of failures, as last heard
 	parked []*holding // they wait for the end of the pause
 	aside  []*holding // they wait for the next beat
 

@@ -28,6 +28,7 @@ func (m *memory) Bury(_ context.Context, c redisstream.Consumer, stream string, 
 		g.dead.add(redisstream.NewEntry(g.dead.next(1), fields))
 		dropped += g.dropDead(bounds, time.Now())
 		g.settle(b.Ref, c.Name)
+		g.failures.count(c.Name, b.Failure, time.Now())
 	}
 	return settled, dropped, nil
 }
@@ -133,5 +134,6 @@ func (m *memory) Pause(_ context.Context, stream, group, seen, text string) (boo
 		return false, nil
 	}
 	g.paused = text
+	g.failures = memoryFailures{}
 	return true, nil
 }

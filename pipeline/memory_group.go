@@ -27,6 +27,7 @@ type memoryGroup struct {
 	paused     string
 	once       onceMarks
 	about      map[string]string // by consumer
+	failures   memoryFailures
 }
 
 // memoryPending is a delivery that is not settled. It keeps the entry, which the log may drop.
@@ -241,6 +242,7 @@ func (g *memoryGroup) retry(c redisstream.Consumer, r redisstream.Retry, bound i
 		g.lane.add(r.Message.Entry(g.lane.next(1)))
 	}
 	g.settle(r.Ref, c.Name)
+	g.failures.count(c.Name, r.Failure, time.Now())
 	return redisstream.Done
 }
 
@@ -287,6 +289,7 @@ func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream, about s
 	}
 	b.Patterns, b.Waiting, b.Paused = g.patterns, int64(g.waitingCount()), g.paused
 	b.Full = g.waitingCount() >= m.groupBound
+	b.Failing = len(g.failures.rows) > 0
 	for name, beat := range g.beats {
 		if name != c.Name {
 			b.Peers = append(b.Peers, redisstream.Peer{Name: name, Beat: beat})

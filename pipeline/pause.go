@@ -120,23 +120,27 @@ func (c *consumer) heardPause(m *membership, text string, asked time.Time) {
 	c.pausing(m, func(p *pausing) pauseEffect { return p.heard(text, asked) })
 }
 
-// trip pauses the group: its deliveries fail for one reason, and would all become dead letters.
-func (c *consumer) trip(h *holding, print string, err error) {
+// trip pauses the group at a stream: its deliveries fail for one reason, and would all become dead
+// letters.
+func (c *consumer) trip(m *membership, print string) {
 	pause := Pause{
-		By: PausedByBreaker, Reason: shortened(err.Error(), maxCause), Since: time.Now().UTC(),
+		By: PausedByBreaker, Reason: c.reasonOf(print), Since: time.Now().UTC(),
 		Consumer: c.self.Name, Fingerprint: print,
 	}
-	e := c.pausing(h.of, func(p *pausing) pauseEffect { return p.tripped(pause, time.Now()) })
+	e := c.pausing(m, func(p *pausing) pauseEffect { return p.tripped(pause, time.Now()) })
 	if e.began {
 		c.logger.Error("group is paused: nearly all deliveries fail for the same reason; one is tried from time to time",
-			"stream", h.Stream, "fingerprint", print, "err", err)
+			"stream", m.stream, "fingerprint", print, "reason", pause.Reason)
 	}
 }
 
 // inherit makes this consumer the one that tries a delivery from time to time, where the one that did
-// has died or left.
+// has died, has left or stopped itself.
 func (c *consumer) inherit(m *membership, peers, dead []redisstream.Peer) {
 	c.pausing(m, func(p *pausing) (e pauseEffect) {
+		if c.holdings.own.isPaused() {
+			return p.proberStops()
+		}
 		is := func(peer redisstream.Peer) bool { return peer.Name == p.pause.Consumer }
 		if !slices.ContainsFunc(peers, is) || slices.ContainsFunc(dead, is) {
 			e = p.proberGone()
@@ -166,9 +170,13 @@ func (c *consumer) pausing(m *membership, event func(*pausing) pauseEffect) paus
 	if e.ended {
 		c.holdings.resume(m)
 	}
-	c.holdings.mu.Unlock()
 	if e.began || e.ended {
-		m.breaker.reset() // a group that goes on is judged anew, and what fails in a pause says nothing new
+		m.flow = streamFlow{} // a group that goes on is judged anew, and what fails in a pause says nothing new
+	}
+	replaced := e.began && c.holdings.replaceStop(&m.pause.pause, time.Now())
+	c.holdings.mu.Unlock()
+	if replaced {
+		c.goOn("the group fails for the same reason, and is paused")
 	}
 	if e.ended {
 		c.logger.Info("group goes on", "stream", m.stream)
@@ -214,6 +222,9 @@ func (c *consumer) mayRead(m *membership) bool {
 	now := time.Now()
 	if c.holdings.tooManyOthers(m) {
 		return false
+	}
+	if own := &c.holdings.own; own.isPaused() {
+		return m.isFresh(now) && own.mayProbe(now) && m.pause.pause.By != PausedByOperator
 	}
 	return m.isFresh(now) && (!m.pause.isPaused() || m.pause.mayProbe(now) && len(m.parked) == 0)
 }

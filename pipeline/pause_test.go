@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,60 +11,6 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
-
-func TestBreakerTripsByItsNumbers(t *testing.T) {
-	t.Parallel()
-	begin := time.Unix(1_800_000_000, 0)
-	// fails counts failures of different events, one every 100 ms, and reports whether one of them was too many.
-	fails := func(b *breaker, from, n int, print func(i int) string, at time.Time) bool {
-		for i := range n {
-			if b.failure(fmt.Sprint(from+i), print(i), at.Add(time.Duration(i)*100*time.Millisecond)) {
-				return true
-			}
-		}
-		return false
-	}
-	one := func(int) string { return "refused" }
-	for name, test := range map[string]struct {
-		run  func(b *breaker) bool
-		want bool
-	}{
-		"five failing events": {func(b *breaker) bool { return fails(b, 0, 5, one, begin) }, false},
-		"199 different":       {func(b *breaker) bool { return fails(b, 0, 199, one, begin) }, false},
-		"200 different":       {func(b *breaker) bool { return fails(b, 0, 200, one, begin) }, true},
-		"one event 500 times": {func(b *breaker) bool {
-			for i := range 500 {
-				if fails(b, 0, 1, one, begin.Add(time.Duration(i)*time.Millisecond)) {
-					return true
-				}
-			}
-			return false
-		}, false},
-		"many reasons": {func(b *breaker) bool { return fails(b, 0, 500, func(i int) string { return fmt.Sprint(i % 3) }, begin) }, false},
-		"four of five one reason": {func(b *breaker) bool {
-			return fails(b, 0, 500, func(i int) string { return fmt.Sprint(max(0, i%5-3)) }, begin)
-		}, true},
-		"a tenth succeeds": {func(b *breaker) bool {
-			for range 30 {
-				b.success()
-			}
-			return fails(b, 0, 270, one, begin)
-		}, false},
-		"few succeed": {func(b *breaker) bool {
-			for range 10 {
-				b.success()
-			}
-			return fails(b, 0, 250, one, begin)
-		}, true},
-		"over two minutes": {func(b *breaker) bool {
-			return fails(b, 0, 150, one, begin) || fails(b, 1000, 150, one, begin.Add(2*time.Minute))
-		}, false},
-	} {
-		if got := test.run(&breaker{}); got != test.want {
-			t.Errorf("%s: got %v, want %v", name, got, test.want)
-		}
-	}
-}
 
 // A database that is away makes everything fail: the group pauses instead of burying its stream, and goes on by itself.
 func TestBreakerPausesAGroupThatFailsAsAWholeAndResumesIt(t *testing.T) {

@@ -49,7 +49,7 @@ func (p *pausing) isPaused() bool { return p.text != "" }
 
 // heard takes what is written about the pause, as an answer says that was asked for at the given time.
 func (p *pausing) heard(text string, asked time.Time) (e pauseEffect) {
-	if p.writing != "" || asked.Before(p.written) || text == p.text {
+	if p.decidedSince(asked) || text == p.text {
 		return e
 	}
 	e.began, e.ended = p.text == "", text == ""
@@ -70,6 +70,12 @@ func (p *pausing) heard(text string, asked time.Time) (e pauseEffect) {
 
 func (p *pausing) isProber() bool {
 	return p.pause.By == PausedByBreaker && p.pause.Consumer == p.self
+}
+
+// decidedSince reports whether what was asked for at the given time may be older than a decision of this
+// consumer.
+func (p *pausing) decidedSince(asked time.Time) bool {
+	return p.writing != "" || asked.Before(p.written)
 }
 
 // end forgets the pause.
@@ -135,8 +141,21 @@ func (p *pausing) proberGone() (e pauseEffect) {
 	if p.pause.By != PausedByBreaker || p.isProber() || p.writing != "" {
 		return e
 	}
+	return p.appoint(p.self)
+}
+
+// proberStops says that this consumer wants to make no probes any more: another one inherits them.
+func (p *pausing) proberStops() (e pauseEffect) {
+	if !p.isProber() || p.writing != "" {
+		return e
+	}
+	return p.appoint("")
+}
+
+// appoint has it written who makes the probes.
+func (p *pausing) appoint(consumer string) pauseEffect {
 	p.inherit = p.pause
-	p.inherit.Consumer = p.self
+	p.inherit.Consumer = consumer
 	p.writing = writingInherit
 	return pauseEffect{write: &pauseWrite{p.text, p.inherit.text()}}
 }
@@ -145,7 +164,10 @@ func (p *pausing) proberGone() (e pauseEffect) {
 func (p *pausing) wrote(done bool, now time.Time) {
 	if p.writing == writingInherit && done {
 		p.pause, p.text = p.inherit, p.inherit.text()
-		p.wait, p.probeAt = probeFirst, now.Add(probeFirst)
+		p.wait, p.probeAt = probeFirst, time.Time{}
+		if p.isProber() {
+			p.probeAt = now.Add(probeFirst)
+		}
 	}
 	p.writing, p.written = "", now
 }

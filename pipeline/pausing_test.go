@@ -89,6 +89,29 @@ func TestPausing(t *testing.T) {
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
 			{"the first probe", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(6))} }, want{true, began}},
 		},
+		"G09: the prober stops itself": {
+			{"the breaker trips", tripped, want{true, trips}},
+			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
+			{"this one stops itself", (*pausing).proberStops, want{true, pauseEffect{write: &pauseWrite{mine.text(), pausedBy("").text()}}}},
+			{"once", (*pausing).proberStops, want{true, pauseEffect{}}},
+			{"it is written", wrote(true, 2), want{true, pauseEffect{}}},
+			{"no probe any more", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(100))} }, want{true, pauseEffect{}}},
+			{"nothing to give up", (*pausing).proberStops, want{true, pauseEffect{}}},
+			{"a peer inherits", heard(theirs.text(), 3), want{true, pauseEffect{}}},
+		},
+		"G09: a stop that only this consumer knows of": {
+			{"it fails alone", tripped, want{true, trips}},
+			{"that is written nowhere", wrote(true, 0), want{true, pauseEffect{}}},
+			{"once", tripped, want{true, pauseEffect{}}},
+			{"too early", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(4))} }, want{true, pauseEffect{}}},
+			{"the first trial", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(5))} }, want{true, began}},
+			{"it fails", func(p *pausing) pauseEffect { return p.probed(false, at(5)) }, want{true, pauseEffect{}}},
+			{"10 s are not over", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(14))} }, want{true, pauseEffect{}}},
+			{"the second trial", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(15))} }, want{true, began}},
+			{"it succeeds", func(p *pausing) pauseEffect { return p.probed(true, at(16)) }, want{false, resumes}},
+			{"that is written nowhere", wrote(true, 16), want{false, pauseEffect{}}},
+			{"it fails alone again", tripped, want{true, trips}},
+		},
 		"another one inherits": {
 			{"a peer pauses", heard(theirs.text(), 0), want{true, began}},
 			{"the peer is gone", (*pausing).proberGone, want{true, pauseEffect{write: &pauseWrite{theirs.text(), mine.text()}}}},
@@ -152,6 +175,7 @@ func TestPausingEndsWithWhatIsWritten(t *testing.T) {
 			"a probe is lost": func(*rapid.T) { p.probeLost(now) },
 			"a probe ends":    func(t *rapid.T) { take(p.probed(rapid.Bool().Draw(t, "succeeded"), now)) },
 			"the prober goes": func(*rapid.T) { take(p.proberGone()) },
+			"I am sick":       func(*rapid.T) { take(p.proberStops()) },
 			"": func(t *rapid.T) {
 				if len(writes) > 1 {
 					t.Fatalf("%d decisions are being written", len(writes))

@@ -137,9 +137,12 @@ func (s *settlements) expired() bool {
 	return !s.closed.IsZero() && time.Since(s.closed) > finishTimeout
 }
 
+// beatAgain is the shortest time between two beats that burials ask for.
+const beatAgain = 200 * time.Millisecond
+
 // settle notes the result of a delivery that was handed out.
 func (c *consumer) settle(h *holding, err error) {
-	c.count(h, err)
+	failure := c.count(h, err)
 	result := settlement{h: h}
 	to, hold := heldEnded, time.Duration(0)
 	switch {
@@ -153,7 +156,11 @@ func (c *consumer) settle(h *holding, err error) {
 		result.handled = &h.Event
 	case c.handling.Err() == nil:
 		result = c.resultOf(h, err)
-		if result.retry != nil {
+		switch {
+		case result.burial != nil:
+			result.burial.Failure = failure
+		case !isWorkerFault(&h.Delivery, err):
+			result.retry.Failure = failure
 			hold = max(result.retry.Delay, time.Millisecond)
 		}
 	default:
@@ -166,23 +173,34 @@ func (c *consumer) settle(h *holding, err error) {
 	}
 }
 
-// count keeps the numbers that the consumer says of itself, and those that decide about a pause.
-func (c *consumer) count(h *holding, err error) {
+// count keeps the numbers that the consumer says of itself, and returns what the log is to count of a
+// failure: nothing of what says something of this process alone, of more time that is asked for, and of
+// what was only tried. The results of these three, a success as well, decide at once.
+func (c *consumer) count(h *holding, err error) (failure redisstream.Failure) {
+	fault := false
 	switch {
 	case err == nil:
 		c.handled.Add(1)
-		h.of.breaker.success()
+		h.of.handled.Add(1)
 	case c.holdings.isLost(h) || c.handling.Err() != nil:
-		return // that is no result; a probe is made again
-	default:
+		return failure // that is no result; a probe is made again
+	case isWorkerFault(&h.Delivery, err):
+		fault = true
+	case !isPutOff(&h.Delivery, err):
 		c.failed.Add(1)
-		kind, _ := kindOf(&h.Delivery, err)
-		print := fingerprint(kind, err.Error())
-		if !h.probe.Load() && h.of.breaker.failure(h.Event.ID, print, time.Now()) {
-			c.trip(h, print, err)
+		if !h.probe.Load() && !h.trial.Load() {
+			kind, _ := kindOf(&h.Delivery, err)
+			print := fingerprint(kind, err.Error())
+			failure = failureOf(&h.Event, print)
+			c.noteReason(print, err)
 		}
 	}
 	c.probed(h, err == nil)
+	c.tried(h, err == nil)
+	if fault {
+		c.stop("the handler can't be run here: "+err.Error(), "")
+	}
+	return failure
 }
 
 // putOffLimit is how long after its first attempt a delivery may still be put off at no cost of an
@@ -196,12 +214,29 @@ func (c *consumer) resultOf(h *holding, err error) settlement {
 	kind, permanent := kindOf(d, err)
 	failures := d.Attempt - d.Crashes // with this one
 	switch limit := c.cfg.Policy.Attempts; {
-	case !permanent && errors.As(err, &later) && time.Since(d.First) < putOffLimit:
+	case isWorkerFault(d, err):
+		return settlement{h: h, retry: c.handedBack(d)}
+	case isPutOff(d, err) && errors.As(err, &later):
 		return settlement{h: h, retry: c.retryOf(d, d.Attempt, c.putOffFor(d, failures, later.After))}
 	case permanent, limit > 0 && failures >= limit:
 		return settlement{h: h, burial: c.burialOf(d, kind, err)}
 	}
 	return settlement{h: h, retry: c.retryOf(d, d.Attempt+1, c.cfg.Policy.Backoff(failures))}
+}
+
+// isPutOff reports whether a handler asks for more time, which costs no attempt.
+func isPutOff(d *Delivery, err error) bool {
+	var later *RetryAfterError
+	_, permanent := kindOf(d, err)
+	return !permanent && errors.As(err, &later) && time.Since(d.First) < putOffLimit
+}
+
+// isWorkerFault reports whether a handler could not be run by this process, which costs no attempt
+// either. What was stopped by its timeout has run.
+func isWorkerFault(d *Delivery, err error) bool {
+	var fault *WorkerError
+	kind, permanent := kindOf(d, err)
+	return !permanent && kind != KindTimeout && errors.As(err, &fault) && time.Since(d.First) < putOffLimit
 }
 
 // putOffFor is for how long a delivery is put off whose handler asked for a time, or for none.
@@ -225,11 +260,16 @@ func (c *consumer) putOffFor(d *Delivery, failures int, asked time.Duration) tim
 
 // retryOf returns the next attempt of a delivery.
 func (c *consumer) retryOf(d *Delivery, attempt int, delay time.Duration) *redisstream.Retry {
+	return &redisstream.Retry{Ref: d.ref, Message: c.copyOf(d, attempt, OriginRetry), Delay: max(0, delay)}
+}
+
+// copyOf returns a delivery as a copy that arrives later.
+func (c *consumer) copyOf(d *Delivery, attempt int, origin string) redisstream.Message {
 	e := decoded{
 		Event: d.Event, position: d.Position, crashes: d.Crashes, first: d.First, putOffs: d.putOffs,
 		hop: d.Hop, previous: d.Previous, others: d.others,
 	}
-	return &redisstream.Retry{Ref: d.ref, Message: c.again(d.ref, &e, attempt, OriginRetry), Delay: max(0, delay)}
+	return c.again(d.ref, &e, attempt, origin)
 }
 
 // report puts the result of an entry that was not handed out on its way into the log.
@@ -360,6 +400,7 @@ func (c *consumer) writeBurials(ctx context.Context, stream string, batch []sett
 	bounds := redisstream.Bounds{Length: int64(c.cfg.Policy.DeadLetters), Age: c.cfg.Policy.DeadLetterAge}
 	settled, dropped, err := c.bus.log.Bury(ctx, c.self, stream, bounds, burials)
 	left, _ = c.written(batch, settled)
+	c.beatAfterBurials(stream, batch)
 	if n := len(batch) - len(left); n > 0 {
 		c.logger.Error("deliveries were given up and are dead letters now", "stream", stream, "deliveries", n, "id", batch[0].id(),
 			"hint", fmt.Sprintf("millrace dead ls %s %s", stream, c.cfg.Group))
@@ -368,6 +409,19 @@ func (c *consumer) writeBurials(ctx context.Context, stream string, batch []sett
 		c.logger.Error("dead letters were lost: the oldest had to go by the bounds of the group", "stream", stream, "dropped", dropped)
 	}
 	return left, err
+}
+
+// beatAfterBurials asks for a beat where deliveries were given up that failed: it tells whether the group
+// is to be paused. One is enough for a while.
+func (c *consumer) beatAfterBurials(stream string, batch []settlement) {
+	m := c.membership(stream)
+	if m == nil || !slices.ContainsFunc(batch, func(s settlement) bool { return s.burial.Failure.Print != "" }) {
+		return
+	}
+	now := time.Now().UnixNano()
+	if before := m.kicked.Load(); now-before > int64(beatAgain) && m.kicked.CompareAndSwap(before, now) {
+		m.beatSoon()
+	}
 }
 
 // written releases what is settled in the log and returns the rest. A delivery that was taken over needs nothing more: whoever took it has

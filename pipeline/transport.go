@@ -77,6 +77,10 @@ type groupLog interface {
 	// Beat tells the group of one stream that this consumer lives, moves what is due from the deferred set to the
 	// lane, and reports on the group.
 	Beat(ctx context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error)
+	// Flow adds how many deliveries this consumer has handled to the record of the group's failures, if
+	// there is one (see breaker.go), and returns its sums. With anew it forgets first what the record says
+	// of this consumer.
+	Flow(ctx context.Context, c redisstream.Consumer, stream string, handled int64, anew bool) (redisstream.Flow, error)
 	// TakeOver moves some deliveries of the peer to this consumer if the peer's beat is still the
 	// given one, and forgets the peer when it holds none any more.
 	TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error)
@@ -130,6 +134,7 @@ type deadLog interface {
 	// lane is full. It returns how many it moved, and whether some are left since the lane is full.
 	RetryNow(ctx context.Context, stream, group string) (moved int, full bool, err error)
 	// Pause changes what is written about the pause of a group, if it is still what the caller saw, and reports whether it did.
+	// Then the record of the group's failures ends.
 	Pause(ctx context.Context, stream, group, seen, text string) (bool, error)
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -186,6 +187,9 @@ func TestWireEntriesInRedis(t *testing.T) {
 	}
 }
 
+// wireFlowField is slice of time, consumer, fingerprint.
+var wireFlowField = regexp.MustCompile(`^[0-9]{9} [A-Za-z0-9._-]+ error-[0-9a-f]{12}$`)
+
 // The keys of a stream, their kinds, and the fields of its hashes.
 func TestWireKeys(t *testing.T) {
 	t.Parallel()
@@ -210,7 +214,8 @@ func TestWireKeys(t *testing.T) {
 	}
 	want := map[string]string{
 		"acme:wire": "stream", "{acme:wire}:meta": "hash", "{acme:wire}:writers": "hash", "{acme:wire}:lane:g": "stream", "{acme:wire}:deferred:g": "zset", "{acme:wire}:waiting:g": "zset",
-		"{acme:wire}:alive:g": "zset", "acme:millrace:registry:streams": "set",
+		"{acme:wire}:alive:g": "zset", "{acme:wire}:flow:g": "hash", "{acme:wire}:failed:g": "zset",
+		"acme:millrace:registry:streams": "set",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("keys (-want +got):\n%s", diff)
@@ -249,6 +254,18 @@ func TestWireKeys(t *testing.T) {
 	}
 	if diff := cmp.Diff(wantMeta, meta); diff != "" {
 		t.Errorf("meta (-want +got):\n%s", diff)
+	}
+
+	// What failed within the last minute: one event, of one consumer.
+	flow := client.HGetAll(t.Context(), "{"+namespace+":wire}:flow:g").Val()
+	for field, value := range flow {
+		if field != "begun" && (!wireFlowField.MatchString(field) || value != "1") || field == "begun" && len(value) != 13 {
+			t.Errorf("record of failures has %q: %q", field, value)
+		}
+	}
+	failed := client.ZRange(t.Context(), "{"+namespace+":wire}:failed:g", 0, -1).Val()
+	if len(flow) != 2 || len(failed) != 1 || !regexp.MustCompile(`^[0-9a-z]{8,13}$`).MatchString(failed[0]) {
+		t.Errorf("record of failures %v, of the events %q; want one", flow, failed)
 	}
 
 	// One call without subjects is one append of one writer.

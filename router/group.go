@@ -62,6 +62,16 @@ func RetryAfter(err error, d time.Duration) error {
 	return &pipeline.RetryAfterError{Err: err, After: d}
 }
 
+// CannotRun marks a handler's error as a fault of this process: it can't run the handler at all. That
+// costs no attempt. The delivery goes to another instance of the group, and this one stops itself until a
+// delivery that it tries from time to time succeeds; see pipeline.WorkerError. CannotRun(nil) is nil.
+func CannotRun(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &pipeline.WorkerError{Err: err}
+}
+
 // Handler handles one delivery, whatever its type. nil acknowledges it, an error makes the attempt a failure.
 type Handler func(ctx context.Context, d *pipeline.Delivery) error
 

@@ -69,6 +69,11 @@ func (r *Router) report(ctx context.Context, d *pipeline.Delivery, err error) {
 		r.cfg.Logger.InfoContext(ctx, "handler asks for more time", attrs...)
 		return
 	}
+	var fault *pipeline.WorkerError
+	if errors.As(err, &fault) {
+		r.cfg.Logger.ErrorContext(ctx, "handler can't be run by this process", attrs...)
+		return
+	}
 	var panicked *PanicError
 	if errors.As(err, &panicked) {
 		r.cfg.Logger.ErrorContext(ctx, "handler panicked", append(attrs, "stack", panicked.Stack)...)

@@ -326,6 +326,11 @@ func (g *groupVerb) info(cmd *cobra.Command, args []string) error {
 	for _, u := range r.Unhandled {
 		fmt.Fprintf(out, "not taken\t%d of type %s\n", u.Count, u.Type)
 	}
+	for _, m := range r.Members {
+		if m.Member != nil && m.Sick != nil {
+			fmt.Fprintf(out, "%s is sick\tsince %s: %s\n", m.Name, m.Sick.Since.Format(time.RFC3339), m.Sick.Reason)
+		}
+	}
 	fmt.Fprintln(out, "\nCONSUMER\tSTATE\tHOST\tPID\tVERSION\tIN FLIGHT\tPENDING\tHANDLED\tFAILED")
 	for _, m := range r.Members {
 		about := pipeline.Member{}

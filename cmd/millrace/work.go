@@ -42,6 +42,8 @@ least once. Start as many as you like; Ctrl-C lets what runs finish.
 --exec CMD runs /bin/sh -c CMD for each event, with the CloudEvent as JSON on stdin and MILLRACE_EVENT_ID, MILLRACE_EVENT_TYPE,
 MILLRACE_STREAM, MILLRACE_POSITION, MILLRACE_SUBJECT, MILLRACE_GROUP, MILLRACE_ATTEMPT, MILLRACE_CORRELATION_ID and TRACEPARENT
 set. Exit 0 acknowledges the event, 100 gives it up, 101 asks for more time (a last line of output "retry-after: 30s" says how much).
+126 and 127 say that this machine can't run CMD: the event goes to another worker at no cost of an attempt, and this one stops taking
+events until one that it tries, after 5 s, 10 s … up to a minute, succeeds. A CMD that can't be found at the start is refused.
 Anything else is a failure: the event comes again, after 1 s, 2 s, 4 s … up to 15 min, and is given up after the 20th, about
 2.5 hours after the first; see "millrace dead". What CMD publishes with "millrace publish" belongs to the same story.
 
@@ -174,6 +176,9 @@ func (w *workVerb) handler(cmd *cobra.Command) (router.Handler, error) {
 	case w.policy.DeadLetterAge <= 0:
 		return nil, usagef("--dead-letter-age %s: want a duration such as 720h", w.policy.DeadLetterAge)
 	case w.exec != "":
+		if err := checkCommand(cmd.Context(), w.exec); err != nil {
+			return nil, usagef("%w", err)
+		}
 		return handlers.Exec(w.exec, handlers.ExecConfig{Stdout: os.Stdout, Stderr: os.Stderr, Env: traceEnv}), nil
 	case w.webhook != "":
 		handle, err := handlers.Webhook(w.webhook, handlers.WebhookConfig{Header: traceHeader})

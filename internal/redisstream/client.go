@@ -122,6 +122,7 @@ var (
 	renewScript    = load("renew")
 	removeScript   = load("remove")
 	infoScript     = load("info")
+	flowScript     = load("flow")
 )
 
 func load(name string) *redis.Script { return redis.NewScript(source(name)) }

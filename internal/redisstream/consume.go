@@ -263,9 +263,12 @@ func (c *Client) Retry(ctx context.Context, consumer Consumer, stream string, rs
 	replies := make([]*redis.Cmd, len(rs))
 	_ = c.pipelined(ctx, retryScript, func(p redis.Pipeliner) { // the replies say it
 		for i, r := range rs {
-			keys := []string{c.sourceKey(r.Ref, consumer.Group), c.laneKey(stream, consumer.Group), c.deferredKey(stream, consumer.Group)}
+			keys := []string{
+				c.sourceKey(r.Ref, consumer.Group), c.laneKey(stream, consumer.Group), c.deferredKey(stream, consumer.Group),
+				c.flowKey(stream, consumer.Group), c.failedKey(stream, consumer.Group),
+			}
 			replies[i] = retryScript.EvalSha(ctx, p, keys, consumer.Group, consumer.Name, r.ID.String(), flag(r.Lane), r.Delay.Milliseconds(), GroupBound,
-				r.Message.UUID, r.Message.Metadata, r.Message.Payload)
+				r.Message.UUID, r.Message.Metadata, r.Message.Payload, r.Failure.Print, r.Failure.Event)
 		}
 	})
 	settled = make([]Settled, len(rs))
@@ -318,7 +321,7 @@ func flag(on bool) int {
 // lane, records the frontier of the group, and reports on it.
 func (c *Client) Beat(ctx context.Context, consumer Consumer, stream, about string) (Beat, error) {
 	keys := []string{c.aliveKey(stream, consumer.Group), c.metaKey(stream), c.deferredKey(stream, consumer.Group), c.laneKey(stream, consumer.Group),
-		c.waitingKey(stream, consumer.Group), c.streamKey(stream)}
+		c.waitingKey(stream, consumer.Group), c.streamKey(stream), c.flowKey(stream, consumer.Group)}
 	args := []any{consumer.Group, consumer.Name, promoteBatch, about}
 	got, err := beatScript.Run(ctx, c.beats, keys, args...).Slice()
 	if err != nil {
@@ -331,13 +334,15 @@ func (c *Client) Beat(ctx context.Context, consumer Consumer, stream, about stri
 	if wait, ok := got[2].(int64); ok && wait >= 0 {
 		b.NextDue = time.Duration(wait) * time.Millisecond
 	}
-	if len(got) < 5 {
+	if len(got) < 6 {
 		return Beat{}, errReply
 	}
 	b.Waiting, _ = got[3].(int64)
 	b.Full = b.Waiting >= GroupBound
 	b.Paused, _ = got[4].(string)
-	for i := 5; i+1 < len(got); i += 2 {
+	failing, _ := got[5].(int64)
+	b.Failing = failing == 1
+	for i := 6; i+1 < len(got); i += 2 {
 		name, _ := got[i].(string)
 		score, _ := got[i+1].(string)
 		beat, err := strconv.ParseInt(score, 10, 64)

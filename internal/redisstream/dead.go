@@ -15,9 +15,11 @@ func (c *Client) Bury(ctx context.Context, consumer Consumer, stream string, bou
 	replies := make([]*redis.Cmd, len(burials))
 	_ = c.pipelined(ctx, buryScript, func(p redis.Pipeliner) { // the replies say it
 		for i, b := range burials {
-			keys := []string{c.sourceKey(b.Ref, consumer.Group), c.streamKey(stream), c.deadKey(stream, consumer.Group), c.metaKey(stream)}
+			keys := []string{c.sourceKey(b.Ref, consumer.Group), c.streamKey(stream), c.deadKey(stream, consumer.Group), c.metaKey(stream),
+				c.flowKey(stream, consumer.Group), c.failedKey(stream, consumer.Group)}
 			replies[i] = buryScript.EvalSha(ctx, p, keys, consumer.Group, consumer.Name, b.ID.String(), flag(b.Lane), b.Original.String(),
-				bounds.Length, bounds.Age.Milliseconds(), b.Report, b.Message.UUID, b.Message.Metadata, b.Message.Payload)
+				bounds.Length, bounds.Age.Milliseconds(), b.Report, b.Message.UUID, b.Message.Metadata, b.Message.Payload,
+				b.Failure.Print, b.Failure.Event)
 		}
 	})
 	settled = make([]Settled, len(burials))

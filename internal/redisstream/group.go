@@ -60,12 +60,17 @@ type Patterns struct {
 	Version int64
 }
 
+// Failure is that of a handler, as the record of its group counts it: why, and a hash of the event. The
+// zero value is none.
+type Failure struct{ Print, Event string }
+
 // Retry is a delivery to be made again: a copy goes to the lane, or to the deferred set until the delay
 // has passed, and the original is acknowledged, in one step.
 type Retry struct {
 	Ref
 	Message Message
 	Delay   time.Duration
+	Failure Failure
 }
 
 // Wait is a delivery that waits for a consumer which handles its type.
@@ -106,6 +111,7 @@ type Burial struct {
 	Original ID      // of the event in the stream
 	Message  Message // what is buried where the original is gone
 	Report   string  // what happened, for those who read the dead letters
+	Failure  Failure
 }
 
 // Bounds limits the dead letters of a group. Older ones are dropped, and counted.
@@ -156,7 +162,25 @@ type Beat struct {
 	Waiting  int64         // events that wait for a consumer of their type
 	Full     bool          // no more may wait for one
 	Paused   string        // what is written about the pause of the group; empty: it is not paused
+	Failing  bool          // something has failed within the last minute, or so: Flow says more
 }
+
+// Flow is what the consumers of a group have settled of one stream within the last minute, as far as it was
+// after something had failed; the zero value where nothing has.
+type Flow struct {
+	Age  time.Duration // since something failed first
+	Rows []FlowRow
+}
+
+// FlowRow is how many events one consumer has settled with one result.
+type FlowRow struct {
+	Consumer string
+	Print    string // of the failure, or Handled
+	Events   int64
+}
+
+// Handled stands in place of a fingerprint for deliveries that were handled.
+const Handled = "+"
 
 // StreamInfo is what a stream looks like now.
 type StreamInfo struct {

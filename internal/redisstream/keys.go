@@ -45,6 +45,11 @@ func (c *Client) waitingKey(stream, group string) string {
 // deadKey is the stream of deliveries that a group gave up on.
 func (c *Client) deadKey(stream, group string) string { return c.companion(stream, "dead:"+group) }
 
+// flowKey is a hash of what a group has settled since something failed first, while anything has failed
+// within the last minute; failedKey is a sorted set of the events that did (see failures.lua).
+func (c *Client) flowKey(stream, group string) string   { return c.companion(stream, "flow:"+group) }
+func (c *Client) failedKey(stream, group string) string { return c.companion(stream, "failed:"+group) }
+
 // onceKey is there while it is remembered that the group has done an event.
 func (c *Client) onceKey(stream, group, key string) string {
 	return c.companion(stream, "once:"+group+":"+key)

@@ -135,6 +135,6 @@ func (c *Client) Renew(ctx context.Context, consumer Consumer, stream string, re
 // Pause changes what is written about the pause of a group, if it is still what the caller saw; empty is not paused. It reports whether it
 // did.
 func (c *Client) Pause(ctx context.Context, stream, group, seen, text string) (bool, error) {
-	n, err := pauseScript.Run(ctx, c.admin, []string{c.metaKey(stream)}, group, seen, text).Int()
+	n, err := pauseScript.Run(ctx, c.admin, []string{c.metaKey(stream), c.flowKey(stream, group), c.failedKey(stream, group)}, group, seen, text).Int()
 	return n == 1, err
 }

@@ -24,7 +24,7 @@ func (c *Client) Remove(ctx context.Context, stream, own string) error {
 	}
 	keys := []string{c.removedKey(stream), c.writersKey(stream), c.streamKey(stream), c.metaKey(stream), c.seenKey(stream), c.seenWhatKey(stream)}
 	for _, g := range groups {
-		keys = append(keys, c.laneKey(stream, g), c.deferredKey(stream, g), c.waitingKey(stream, g), c.deadKey(stream, g), c.aliveKey(stream, g))
+		keys = append(keys, c.laneKey(stream, g), c.deferredKey(stream, g), c.waitingKey(stream, g), c.deadKey(stream, g), c.aliveKey(stream, g), c.flowKey(stream, g), c.failedKey(stream, g))
 	}
 	if err := removeScript.Run(ctx, c.admin, keys, own, removedFor.Milliseconds()).Err(); err != nil {
 		return err

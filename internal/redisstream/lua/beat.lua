@@ -2,10 +2,11 @@
 -- Says that a consumer lives, moves what is due from the deferred set to the lane, records the frontier, and reports on the group.
 --
 -- KEYS  1 alive (sorted set: consumer -> ms of its last beat, 0: it has left)  2 meta  3 deferred  4 lane  5 waiting  6 stream
+--       7 flow (see failures.lua)
 -- ARGV  1 group  2 consumer  3 most deliveries to move at once  4 what the consumer says of itself, empty: nothing new
 -- Result  version of the patterns, the patterns separated by spaces, ms until the next delivery is due (-1: none is deferred), how many
---         events wait for a consumer of their type, what is written about the pause of the group (empty: it is not paused), then consumer
---         and beat of each peer
+--         events wait for a consumer of their type, what is written about the pause of the group (empty: it is not paused), 1 if
+--         anything has failed within the last minute, then consumer and beat of each peer
 --
 -- The server's clock counts, so that consumers need no common one. There is no TTL: neither a stall nor an eviction
 -- makes anybody look dead.
@@ -48,12 +49,10 @@ local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 local wait = -1
 if head[2] then wait = math.max(0, tonumber(head[2]) - now) end
 
+local about = redis.call('HMGET', KEYS[2], 'version:' .. ARGV[1], 'patterns:' .. ARGV[1], 'paused:' .. ARGV[1])
 local result = {
-  tonumber(redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0),
-  redis.call('HGET', KEYS[2], 'patterns:' .. ARGV[1]) or '',
-  wait,
-  redis.call('ZCARD', KEYS[5]),
-  redis.call('HGET', KEYS[2], 'paused:' .. ARGV[1]) or '',
+  tonumber(about[1] or 0), about[2] or '', wait, redis.call('ZCARD', KEYS[5]), about[3] or '',
+  redis.call('EXISTS', KEYS[7]),
 }
 local peers = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 for i = 1, #peers, 2 do

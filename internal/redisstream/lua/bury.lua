@@ -3,9 +3,13 @@
 -- The copy is written first and the original acknowledged last, since Lua does not roll back.
 --
 -- KEYS  1 source (stream or lane)  2 stream  3 dead (stream: the fields of the original entry, then millrace_dead)  4 meta
+--       5 flow  6 failed (see failures.lua)
 -- ARGV  1 group  2 consumer  3 ID in the source  4 1 if the source is the lane  5 ID of the original in the stream  6 most dead letters
 --       7 their greatest age in ms  8 report  then what the consumer has of the entry, should the original be gone:  9 uuid  10 metadata  11 payload
+--       12 fingerprint of the failure, or empty where no handler has failed  13 hash of the event
 -- Result  -1 no longer pending with this consumer, else how many older dead letters were dropped
+--
+-- include failures
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return -1 end
 
 -- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
@@ -15,7 +19,8 @@ if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], '0-0') end
 redis.call('XTRIM', KEYS[3], 'MINID', '0-0')
 
 local time = redis.call('TIME')
-local oldest = time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[7])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local oldest = now - tonumber(ARGV[7])
 local entry = redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5])[1]
 local fields = entry and entry[2]
 if fields then
@@ -37,4 +42,5 @@ local dropped = redis.call('XTRIM', KEYS[3], 'MAXLEN', ARGV[6])
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
 if dropped > 0 then redis.call('HINCRBY', KEYS[4], 'deadlost:' .. ARGV[1], dropped) end
+if ARGV[12] ~= '' then countFailure(KEYS[5], KEYS[6], now, ARGV[2], ARGV[12], ARGV[13]) end
 return dropped

@@ -1,0 +1,90 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// A consumer that fails while its siblings work, or that can't run its handler at all (WorkerError), is
+// sick: it stops itself instead of pausing the group. It reads nothing and takes nothing over. What it
+// holds and has not begun goes back to the log, as a copy in the lane that keeps its attempt and origin.
+// It goes on beating, since handlers may still run. From time to time it reads one delivery and tries it,
+// and it goes on after one success.
+//
+// That is a pause which is written nowhere: so the machine is that of pausing, with holdings.own in its
+// place. A trial may begin in a stream that the breaker has paused as well, whoever makes the probes
+// there: else consumers that are all sick would wait for each other. A sick consumer gives up to make the
+// probes of its group; another one inherits them.
+
+// Sick says why a consumer has stopped itself.
+type Sick struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+}
+
+// stop makes this consumer begin nothing more, until a delivery that is tried succeeds.
+func (c *consumer) stop(reason, print string) {
+	why := Pause{
+		By: PausedByBreaker, Reason: shortened(reason, maxCause), Since: time.Now().UTC(),
+		Consumer: c.self.Name, Fingerprint: print,
+	}
+	back, began := c.holdings.stop(why, time.Now())
+	if !began {
+		return
+	}
+	c.logger.Error("consumer stops itself, and hands back what it has not begun; one delivery is tried from time to time",
+		"deliveries", len(back), "reason", why.Reason, "hint", "mend or restart this process; others of the group go on")
+	c.handBack(back)
+	for _, m := range c.joined() {
+		m.beatSoon() // its record says so
+	}
+}
+
+// tried takes the result of a delivery, if it was the one that was tried.
+func (c *consumer) tried(h *holding, succeeded bool) {
+	if !h.trial.Load() {
+		return
+	}
+	if c.holdings.tried(h, succeeded, time.Now()) {
+		c.goOn("a delivery that was tried has succeeded")
+	}
+}
+
+// goOn forgets what was said of this consumer: it is judged anew.
+func (c *consumer) goOn(why string) {
+	for _, m := range c.joined() {
+		m.anew.Store(true)
+		m.beatSoon()
+	}
+	c.logger.Info("consumer goes on", "why", why)
+}
+
+// handBack puts deliveries on their way back into the log that are not to begin here; nobody holds them
+// any more. It costs them no attempt.
+func (c *consumer) handBack(hs []*holding) {
+	for _, h := range hs {
+		if h.ref.Spool { // the drain brings it into the log
+			c.bus.spool.finish(h.ref.ID.MS, c, false)
+			c.holdings.settled(h)
+			continue
+		}
+		c.acks.put(settlement{h: h, retry: c.handedBack(&h.Delivery)})
+	}
+}
+
+// handedBack is the delivery as it came, for another consumer.
+func (c *consumer) handedBack(d *Delivery) *redisstream.Retry {
+	return &redisstream.Retry{Ref: d.ref, Message: c.copyOf(d, d.Attempt, d.Origin)}
+}
+
+// sick says why this consumer has stopped itself; nil: it has not.
+func (c *consumer) sick() *Sick {
+	c.holdings.mu.Lock()
+	defer c.holdings.mu.Unlock()
+	own := &c.holdings.own
+	if !own.isPaused() {
+		return nil
+	}
+	return &Sick{Since: own.pause.Since, Reason: own.pause.Reason}
+}

@@ -1,0 +1,254 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+// consumerNamed returns a consumer of the bus.
+func consumerNamed(t *testing.T, b *Bus, name string) *consumer {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.consumers {
+		if c.self.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("bus has no consumer %s", name)
+	return nil
+}
+
+// tryNow makes the time come at which a consumer that has stopped itself tries a delivery.
+func tryNow(c *consumer) {
+	c.holdings.mu.Lock()
+	defer c.holdings.mu.Unlock()
+	c.holdings.own.probeAt = time.Now()
+}
+
+// One consumer fails and its sibling does not: it stops itself, and the sibling handles everything. When it
+// is mended it goes on by itself.
+func TestG09SickConsumerStopsItself(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		log := newLogged()
+		b := open(func(c *Config) { c.Logger = slog.New(log) })
+		watcher := b
+		if b.Mode() != ModeLocal {
+			watcher = open(nil)
+		}
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: 8}
+		var mended atomic.Bool
+		names := make(chan string, 1)
+		well, sick := newTally(), newTally()
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
+			select {
+			case names <- d.Consumer:
+			default:
+			}
+			if !mended.Load() {
+				return errors.New("no route to the database")
+			}
+			sick.add(d.Event.ID)
+			return nil
+		})
+		healthy := handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { well.add(d.Event.ID); return nil })
+
+		published := 0
+		more := func() {
+			publish(t, b, Event{Type: "booking.created"}, Event{Type: "booking.created"})
+			published += 2
+		}
+		for len(names) == 0 {
+			more()
+			<-time.After(time.Millisecond)
+		}
+		c := consumerNamed(t, b, <-names)
+		awaitFact(t, "it to stop itself", func() bool { more(); return c.sick() != nil })
+		well.await(t, published)
+		awaitSettled(t, b, "booking", "g")
+		if r, err := b.Group(t.Context(), "booking", "g"); err != nil || r.Dead > 0 || r.Paused != nil {
+			t.Errorf("report %+v, %v; want nothing dead and no pause", r, err)
+		}
+		awaitFact(t, "its record to say so", func() bool {
+			r, err := watcher.Group(t.Context(), "booking", "g")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range r.Members {
+				if m.Name == c.self.Name && m.State == "sick" {
+					return strings.Contains(m.Sick.Reason, "no route to the database")
+				}
+			}
+			return false
+		})
+		for _, from := range []*Bus{b, watcher} {
+			problems := 0
+			for _, p := range from.Health(t.Context()).Problems {
+				if p.Code == "consumer-sick" && p.Severity == SeverityError && strings.Contains(p.Text, c.self.Name) {
+					problems++
+				}
+			}
+			if problems != 1 {
+				t.Errorf("%d problems consumer-sick, want 1: %+v", problems, from.Health(t.Context()).Problems)
+			}
+		}
+		if lines := log.with("stops itself", c.self.Name); len(lines) != 1 {
+			t.Errorf("said %d times, want once: %v", len(lines), lines)
+		}
+
+		_ = healthy.Close()
+		mended.Store(true)
+		publish(t, b, events(50, "booking.created")...)
+		tryNow(c)
+		sick.await(t, 50)
+		awaitFact(t, "it to go on", func() bool { return c.sick() == nil })
+		awaitSettled(t, b, "booking", "g")
+	})
+}
+
+// A process that can't run its handler takes no attempt from an event: it hands back what it holds, and a
+// sibling handles everything.
+func TestG09FaultOfAWorkerCostsNoAttempt(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		const n = 150
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: 4, Policy: Policy{Attempts: 1, PerSubject: true}}
+		var ran atomic.Int64
+		faulty := handle(t, b, g, AllStreams, func(context.Context, *Delivery) error {
+			ran.Add(1)
+			return &WorkerError{Err: errors.New("./missing.sh: not found")}
+		})
+		c := onlyConsumer(t, b)
+		all := events(n, "booking.created")
+		for i := range all {
+			all[i].Subject = string(rune('a' + i%7))
+		}
+		publish(t, b, all...)
+		awaitFact(t, "it to stop itself", func() bool { return c.sick() != nil })
+		awaitFact(t, "it to hand back what it holds", func() bool { return len(c.holdings.heldLong(time.Now())["booking"]) == 0 })
+		if h := b.Health(t.Context()); !hasProblem(h, "consumer-sick") || hasProblem(h, "group-paused") {
+			t.Errorf("problems %+v", h.Problems)
+		}
+		tryNow(c)
+		awaitFact(t, "a trial to fail", func() bool {
+			c.holdings.mu.Lock()
+			defer c.holdings.mu.Unlock()
+			return c.holdings.own.wait == 2*probeFirst
+		})
+		if most := int64(g.InFlight + 1); ran.Load() > most {
+			t.Errorf("%d deliveries ran, want at most %d", ran.Load(), most)
+		}
+
+		done := newTally()
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
+			if d.Attempt != 1 || d.Origin != OriginFresh {
+				t.Errorf("%s came as attempt %d, %q", d.Event.ID, d.Attempt, d.Origin)
+			}
+			done.add(d.Event.ID)
+			return nil
+		})
+		done.await(t, n)
+		awaitSettled(t, b, "booking", "g")
+		if dead := deadLetters(t, b, "booking", "g"); len(dead) > 0 || c.isPaused("booking") {
+			t.Errorf("%d dead letters; paused: %v", len(dead), c.isPaused("booking"))
+		}
+		_ = faulty.Close()
+	})
+}
+
+// A consumer that has stopped itself leaves the probes of its group to another one.
+func TestG09SickConsumerGivesUpTheProbes(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+		handle(t, b, g, AllStreams, func(context.Context, *Delivery) error { return &WorkerError{Err: errors.New("no")} })
+		sick := onlyConsumer(t, b)
+		handled := make(chan string, 1)
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { handled <- d.Event.ID; return nil })
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Alive == 2 })
+		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: sick.self.Name, Since: time.Now()}
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+			t.Fatal(done, err)
+		}
+		awaitFact(t, "all to hear of the pause", func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			for c := range b.consumers {
+				if !c.isPaused("booking") {
+					return false
+				}
+			}
+			return true
+		})
+		sick.stop("the handler can't be run here", "")
+		publish(t, b, Event{ID: "e", Type: "booking.created"})
+		if got := within(t, "the delivery that is tried", handled); got != "e" {
+			t.Errorf("got %s", got)
+		}
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
+	})
+}
+
+// Where nobody is well, each tries by itself, also in a stream that the breaker has paused: nobody waits
+// for another one. What an operator has paused is left alone.
+func TestG09TrialBeginsInAStreamThatTheBreakerHasPaused(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		handled := make(chan string, 2)
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*", "invoice.*"}}
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { handled <- d.Event.ID; return nil })
+		publish(t, b, Event{ID: "0", Type: "booking.created"}, Event{ID: "1", Type: "invoice.issued"})
+		within(t, "a delivery", handled)
+		within(t, "a delivery", handled)
+		c := onlyConsumer(t, b)
+		by := Pause{By: PausedByBreaker, Reason: "database is away", Since: time.Now()}
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", by.text()); !done || err != nil {
+			t.Fatal(done, err)
+		}
+		if done, err := b.PauseGroup(t.Context(), "invoice", "g", "maintenance"); !done || err != nil {
+			t.Fatal(done, err)
+		}
+		c.stop("the handler can't be run here", "")
+		awaitFact(t, "it to hear of the pauses", func() bool { return c.isPaused("booking") && c.isPaused("invoice") })
+		publish(t, b, Event{ID: "invoice", Type: "invoice.issued"}, Event{ID: "booking", Type: "booking.created"})
+		tryNow(c)
+		if got := within(t, "the delivery that is tried", handled); got != "booking" {
+			t.Errorf("got %s", got)
+		}
+		awaitFact(t, "it to go on", func() bool { return c.sick() == nil })
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
+		if !c.isPaused("invoice") {
+			t.Error("the pause of the operator has ended")
+		}
+	})
+}
+
+// It was not alone: where the group is paused for the same reason, that takes the place of the own stop.
+func TestG09PauseOfTheGroupTakesThePlaceOfTheOwnStop(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	why := Pause{By: PausedByBreaker, Consumer: "me", Fingerprint: "refused"}
+	for name, test := range map[string]struct {
+		by   Pause
+		want bool
+	}{
+		"the same reason": {Pause{By: PausedByBreaker, Consumer: "peer", Fingerprint: "refused"}, true},
+		"another reason":  {Pause{By: PausedByBreaker, Consumer: "peer", Fingerprint: "timeout"}, false},
+		"an operator":     {Pause{By: PausedByOperator}, false},
+	} {
+		var w holdings
+		w.init(1, false)
+		w.own.self = "me"
+		w.stop(why, now)
+		if got := w.replaceStop(&test.by, now); got != test.want || w.own.isPaused() == test.want {
+			t.Errorf("%s: replaced: %v, stopped: %v", name, got, w.own.isPaused())
+		}
+	}
+}
