@@ -112,13 +112,10 @@ func (c *consumer) fetch(m *membership, types []string) (fetched int, goOn bool)
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, c.budget.entries(min(room, takeBatch)))
 		})
-		if err != nil {
-			return fetched, false
-		}
-		if listed == 0 {
-			return fetched, true
-		}
+		c.holdings.arrive(fresh, true) // also beside an error: they are held
 		fetched += listed
-		c.holdings.arrive(fresh, true)
+		if err != nil || listed == 0 {
+			return fetched, err == nil
+		}
 	}
 }
