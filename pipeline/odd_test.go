@@ -10,8 +10,8 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// oddAnswers is a transport each of whose answers with deliveries that were taken or fetched has something
-// in it that can't be read.
+// oddAnswers is a transport each of whose answers with deliveries that were taken or fetched has
+// something in it that can't be read.
 type oddAnswers struct {
 	transport
 	stranger atomic.Bool // there is a delivery of other software
@@ -19,17 +19,23 @@ type oddAnswers struct {
 
 var errOdd = errors.New("malformed reply")
 
-func (o *oddAnswers) TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error) {
+func (o *oddAnswers) TakeOver(
+	ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most,
+) ([]redisstream.Delivered, error) {
 	taken, _ := o.transport.TakeOver(ctx, c, stream, p, most)
 	return taken, errOdd
 }
 
-func (o *oddAnswers) Fetch(ctx context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error) {
+func (o *oddAnswers) Fetch(
+	ctx context.Context, c redisstream.Consumer, stream string, types []string, count int,
+) ([]redisstream.Delivered, error) {
 	fetched, _ := o.transport.Fetch(ctx, c, stream, types, count)
 	return fetched, errOdd
 }
 
-func (o *oddAnswers) Strangers(_ context.Context, _ redisstream.Consumer, stream string, _ time.Duration, _ redisstream.Most) ([]redisstream.Delivered, error) {
+func (o *oddAnswers) Strangers(
+	_ context.Context, _ redisstream.Consumer, stream string, _ time.Duration, _ redisstream.Most,
+) ([]redisstream.Delivered, error) {
 	if !o.stranger.Swap(false) {
 		return nil, errOdd
 	}
@@ -38,7 +44,8 @@ func (o *oddAnswers) Strangers(_ context.Context, _ redisstream.Consumer, stream
 	return []redisstream.Delivered{{Ref: redisstream.Ref{Stream: stream, ID: id}, Entry: entry}}, errOdd
 }
 
-// What has come beside something that can't be read is handled. It is held, so nobody would bring it again.
+// What has come beside something that can't be read is handled. It is held, so nobody would bring
+// it again.
 func TestG19WhatComesBesideAnErrorIsHandled(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, Config{})
@@ -65,7 +72,8 @@ func TestG19WhatComesBesideAnErrorIsHandled(t *testing.T) {
 	}
 
 	handled := newTally()
-	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{ClaimIdle: 200 * time.Millisecond}}
+	soon := Policy{ClaimIdle: 200 * time.Millisecond}
+	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: soon}
 	consume(t, b, g, AllStreams, handled.ack)
 	handled.await(t, 7)
 	awaitSettled(t, b, "booking", "g")

@@ -210,8 +210,8 @@ func (g *Group) dispatch(msg *message.Message) error {
 	return g.handle(msg.Context(), d)
 }
 
-// dispatchPayload is dispatch behind middleware, which may have changed the payload: the handler gets it
-// as it is now. The delivery itself keeps what is stored, since that is what a retry brings again.
+// dispatchPayload is dispatch behind middleware, which may have changed the payload: the handler gets
+// it as it is now. The delivery itself keeps what is stored: that is what a retry brings again.
 func (g *Group) dispatchPayload(msg *message.Message) error {
 	d := pipeline.CurrentDelivery(msg.Context())
 	if d == nil {

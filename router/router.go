@@ -59,9 +59,9 @@ func New(src Source, cfg Config) *Router {
 // the handler's error before it settles the delivery and may change it; a message that it returns for publishing is an
 // error, since a handler publishes through the bus.
 //
-// Middleware that changes msg.Payload, to decrypt it or to bring an older form up to date, changes what
-// the handler gets: Event.Data of its delivery, and so the Data of a typed handler. What is stored stays
-// as it is, and each further attempt begins with that; so does pipeline.CurrentDelivery(ctx).
+// Middleware that changes msg.Payload, to decrypt it or to bring an older form up to date, changes
+// what the handler gets: Event.Data of its delivery, and so the Data of a typed handler. What is
+// stored stays as it is: each further attempt begins with it, and pipeline.CurrentDelivery has it.
 func (r *Router) Use(mw ...message.HandlerMiddleware) { r.middleware = append(r.middleware, mw...) }
 
 // Run subscribes every group and blocks until ctx ends. Then it drains and returns nil. When the drain deadline cut handlers

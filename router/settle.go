@@ -45,7 +45,7 @@ func (r *Router) settle(next message.HandlerFunc) message.HandlerFunc {
 			returned = true
 			return nil, pipeline.ErrLeaseLost
 		}
-		if len(r.middleware) > 0 { // which may change it in place, and a retry brings what is stored again
+		if len(r.middleware) > 0 { // which may change it in place; a retry brings what is stored
 			msg.Payload = slices.Clone(msg.Payload)
 		}
 		produced, err := next(msg)

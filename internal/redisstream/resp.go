@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// reply is a cursor over one RESP2 reply. Entries are parsed from it and not through go-redis' types, which put the
-// fields into a map: order and duplicates of foreign entries would be lost (RELIABILITY F43), and each entry would cost a
-// map. The strings it returns share the memory of the reply.
+// reply is a cursor over one RESP2 reply. Entries are parsed from it and not through go-redis'
+// types, which put the fields into a map: order and duplicates of foreign entries would be lost
+// (RELIABILITY F43), and each entry would cost a map. The strings it returns share the memory of
+// the reply.
 type reply struct{ rest string }
 
 func newReply(text string) *reply { return &reply{rest: text} }
@@ -66,7 +67,8 @@ func (r *reply) text() (string, error) {
 	return text, nil
 }
 
-// entry returns the next entry of a stream. gone means that the server knows its ID, but no longer its fields.
+// entry returns the next entry of a stream. gone means that the server knows its ID, but no longer
+// its fields.
 func (r *reply) entry() (e Entry, gone bool, err error) {
 	if n, err := r.array(); err != nil || n != 2 {
 		return e, false, errors.Join(err, errReply)
@@ -130,9 +132,9 @@ func (r *reply) skip() error {
 	return nil
 }
 
-// list calls read for each element of a list. One that it can't read keeps back no other: it is passed
-// over, unless odd makes something of its text, and the error is that of the first one. Where it can't be
-// seen where the next one begins, the list ends.
+// list calls read for each element of a list. One that it can't read keeps back no other: it is
+// passed over, unless odd makes something of its text, and the error is that of the first one.
+// Where it can't be seen where the next one begins, the list ends.
 func (r *reply) list(read func() error, odd func(text string) bool) error {
 	n, err := r.array()
 	if err != nil {
@@ -175,8 +177,9 @@ func (r *reply) entries(each func(e Entry, gone bool)) error {
 	})
 }
 
-// unreadable returns what stands for an entry that can't be read: one of other software, with the reply in
-// its only field. It has to come out of the group's pending list, and somebody should see it.
+// unreadable returns what stands for an entry that can't be read: one of other software, with the
+// reply in its only field. It has to come out of the group's pending list, and somebody should see
+// it.
 func unreadable(id ID, text string) Entry { return NewEntry(id, []string{FieldUnreadable, text}) }
 
 // streams returns the entries of several streams, as XREAD and XREADGROUP answer.
