@@ -290,7 +290,10 @@ func TestG14ConnectionChurnDoesNotStopTakeOver(t *testing.T) {
 	options.ConnMaxLifetime = time.Second // less than a beat, so that each of them has a new one
 	lives := openBus(t, Config{Redis: options, Namespace: namespace})
 	handled := newTally()
-	handle(t, lives, g, "booking", func(_ context.Context, d *Delivery) error { handled.add(d.Event.ID); return nil })
+	handle(t, lives, g, "booking", func(_ context.Context, d *Delivery) error {
+		handled.add(d.Event.ID)
+		return nil
+	})
 	proxy.Refuse(true) // the end of the first, as far as the server can see
 	proxy.Reset()
 	t.Cleanup(func() {
@@ -300,8 +303,8 @@ func TestG14ConnectionChurnDoesNotStopTakeOver(t *testing.T) {
 	handled.await(t, 10)
 }
 
-// A user without the right to CLIENT, or to a part of it, consumes and listens as any other does. A stop in
-// the middle of a read waits for a moment, and loses nothing.
+// A user without the right to CLIENT, or to a part of it, consumes and listens as any other does. A
+// stop in the middle of a read waits for a moment, and loses nothing.
 func TestG19WithoutClientEverythingIsRead(t *testing.T) {
 	t.Parallel()
 	for _, missing := range []string{"-client", "-client|unblock", "-client|id"} {
@@ -309,12 +312,13 @@ func TestG19WithoutClientEverythingIsRead(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t)
 			client := server.Client(t)
-			if err := client.Do(t.Context(), "ACL", "SETUSER", "worker", "on", ">secret", "~*", "+@all", missing).Err(); err != nil {
+			user := []any{"ACL", "SETUSER", "worker", "on", ">secret", "~*", "+@all", missing}
+			if err := client.Do(t.Context(), user...).Err(); err != nil {
 				t.Fatal(err)
 			}
 			options := server.Options()
 			options.Username, options.Password = "worker", "secret"
-			b := openBus(t, Config{Redis: options, RedisOnly: true}) // so that the subscription reads, too
+			b := openBus(t, Config{Redis: options, RedisOnly: true}) // the subscription reads, too
 			heard := hears(t, b, Subscription{Patterns: []string{"booking.*"}})
 			g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
 			handled := newTally()
@@ -338,11 +342,13 @@ func TestG19WithoutClientEverythingIsRead(t *testing.T) {
 			}
 			sub := consume(t, b, g, AllStreams, handled.ack)
 			awaitFact(t, "two reads that wait", func() bool {
-				return strings.Contains(client.Info(t.Context(), "clients").Val(), "blocked_clients:2\r")
+				clients := client.Info(t.Context(), "clients").Val()
+				return strings.Contains(clients, "blocked_clients:2\r")
 			})
 			begun := time.Now()
 			_ = sub.Close()
-			if took := time.Since(begun); took > readBlock*3/4 { // 300 ms on a machine that does nothing else
+			// 300 ms on a machine that does nothing else.
+			if took := time.Since(begun); took > readBlock*3/4 {
 				t.Errorf("the end took %v", took)
 			}
 		})

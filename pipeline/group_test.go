@@ -483,13 +483,15 @@ func TestF07DeadConsumerIsTakenOverFrom(t *testing.T) {
 	}
 }
 
-// However many types pass by that a group does not take, what is kept of them is bounded, and all are counted.
+// However many types pass by that a group does not take, what is kept of them is bounded, and all
+// are counted.
 func TestG19UnhandledTypesAreBounded(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		const types, perType, more = redisstream.UnhandledTypes, 2, 50
 		b := open(nil)
 		c := redisstream.Consumer{Group: "g", Name: "c"}
-		joined, err := b.log.Join(t.Context(), c, redisstream.Join{Stream: "booking", Patterns: []string{"booking.*"}})
+		j := redisstream.Join{Stream: "booking", Patterns: []string{"booking.*"}}
+		joined, err := b.log.Join(t.Context(), c, j)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -498,7 +500,8 @@ func TestG19UnhandledTypesAreBounded(t *testing.T) {
 			for i := range messages {
 				messages[i].UUID = fmt.Sprint(i)
 			}
-			if _, _, err := b.log.Append(t.Context(), "booking", redisstream.Writer{Name: "w", Seq: seq + 1}, messages); err != nil {
+			w := redisstream.Writer{Name: "w", Seq: seq + 1}
+			if _, _, err := b.log.Append(t.Context(), "booking", w, messages); err != nil {
 				t.Fatal(err)
 			}
 			read, err := b.log.Read(t.Context(), c, []string{"booking"}, len(messages), time.Second)
@@ -510,12 +513,14 @@ func TestG19UnhandledTypesAreBounded(t *testing.T) {
 				m, _ := d.Entry.Message()
 				skips = append(skips, redisstream.Skip{Ref: d.Ref, Type: "other." + m.UUID})
 			}
-			if settled, err := b.log.Skip(t.Context(), c, "booking", skips, joined.Patterns.Version); err != nil || settled != redisstream.Done {
+			settled, err := b.log.Skip(t.Context(), c, "booking", skips, joined.Patterns.Version)
+			if err != nil || settled != redisstream.Done {
 				t.Fatal(settled, err)
 			}
 		}
 		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool {
-			return len(g.Unhandled) == types+1 && g.Unhandled["*"] == perType*more && g.Unhandled["other.7"] == perType
+			u := g.Unhandled
+			return len(u) == types+1 && u["*"] == perType*more && u["other.7"] == perType
 		})
 	})
 }

@@ -192,30 +192,46 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range streams {
-		info, err := b.log.Info(ctx, name)
-		var groups []redisstream.GroupInfo
-		if err == nil {
-			groups, err = b.log.Groups(ctx, name)
-		}
-		if err = b.redisError("describe stream", name, err); errors.Is(err, ErrDenied) {
+	var unknown []string
+	var cause error
+	for _, d := range b.log.Describe(ctx, streams) {
+		err := b.redisError("describe stream", d.Stream, d.Err)
+		switch {
+		case errors.Is(err, ErrDenied):
 			h.problem("stream-refused", SeverityError, err.Error(), deniedHint(err))
-			continue // it says nothing about the others
+		case err != nil:
+			unknown = append(unknown, d.Stream)
+			cause = err
 		}
-		if err != nil {
-			return err
+		if err != nil && !d.Info.Exists {
+			continue
 		}
-		s := StreamHealth{Name: name, Length: info.Length, Groups: []GroupHealth{}}
-		if info.Length > 0 {
-			s.First, s.Last = positionOf(info.First), positionOf(info.Last)
+		s := StreamHealth{Name: d.Stream, Length: d.Info.Length, Groups: []GroupHealth{}}
+		if d.Info.Length > 0 {
+			s.First, s.Last = positionOf(d.Info.First), positionOf(d.Info.Last)
 		}
-		for _, g := range groups {
+		for _, g := range d.Groups {
 			s.Groups = append(s.Groups, groupHealth(g))
-			h.groupProblems(name, g)
+			h.groupProblems(d.Stream, g)
 		}
 		h.Streams = append(h.Streams, s)
 	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("%d of %d, or a part of each: %s: %w",
+			len(unknown), len(streams), named(unknown), cause)
+	}
 	return nil
+}
+
+// maxNamed is the most streams that a problem names.
+const maxNamed = 20
+
+func named(streams []string) string {
+	text := strings.Join(streams[:min(len(streams), maxNamed)], ", ")
+	if n := len(streams) - maxNamed; n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text
 }
 
 func groupHealth(g redisstream.GroupInfo) GroupHealth {

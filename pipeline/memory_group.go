@@ -263,7 +263,8 @@ func (m *memory) Skip(_ context.Context, c redisstream.Consumer, stream string, 
 }
 
 func (g *memoryGroup) countUnhandled(eventType string) {
-	if _, known := g.unhandled[eventType]; !known && len(g.unhandled) >= redisstream.UnhandledTypes {
+	_, known := g.unhandled[eventType]
+	if !known && len(g.unhandled) >= redisstream.UnhandledTypes {
 		eventType = redisstream.UnhandledOthers
 	}
 	g.unhandled[eventType]++
@@ -393,6 +394,16 @@ func (m *memory) Groups(_ context.Context, stream string) ([]redisstream.GroupIn
 		infos = append(infos, s.groups[name].info(name, s, m.clock()))
 	}
 	return infos, nil
+}
+
+func (m *memory) Describe(ctx context.Context, streams []string) []redisstream.Description {
+	described := make([]redisstream.Description, len(streams))
+	for i, stream := range streams {
+		described[i].Stream = stream
+		described[i].Info, _ = m.Info(ctx, stream) // neither can fail
+		described[i].Groups, _ = m.Groups(ctx, stream)
+	}
+	return described
 }
 
 func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.GroupInfo {

@@ -33,6 +33,8 @@ type streamLog interface {
 	Info(ctx context.Context, stream string) (redisstream.StreamInfo, error)
 	// Groups describes the groups of a stream.
 	Groups(ctx context.Context, stream string) ([]redisstream.GroupInfo, error)
+	// Describe describes streams with their groups. What is not known when ctx ends has an error.
+	Describe(ctx context.Context, streams []string) []redisstream.Description
 	// Streams names the streams there are, sorted.
 	Streams(ctx context.Context) ([]string, error)
 }

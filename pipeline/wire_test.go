@@ -243,7 +243,10 @@ func TestWireKeys(t *testing.T) {
 			delete(meta, field)
 		}
 	}
-	wantMeta := map[string]string{"patterns:g": "wire.waits wire.fails", "version:g": "2", "unhandled:g:wire.other": "1", "types:g": "1"}
+	wantMeta := map[string]string{
+		"patterns:g": "wire.waits wire.fails", "version:g": "2",
+		"unhandled:g:wire.other": "1", "types:g": "1",
+	}
 	if diff := cmp.Diff(wantMeta, meta); diff != "" {
 		t.Errorf("meta (-want +got):\n%s", diff)
 	}

@@ -76,6 +76,7 @@ type Result struct {
 	Excused  map[string]int // repeated runs, by excuse
 	Longest  time.Duration  // from the death of a process until what it was handling ran again
 	Waited   Finding        // the event that waited so long
+	Late     int            // runs of a killed process that did not run again soon, though nothing else was broken
 	Findings []Finding      // empty: all is well
 }
 
@@ -85,6 +86,9 @@ const (
 	// standstill is how long a process must be frozen before its peers may take over from it: three beats of 2 s, of which one may have passed since
 	// its last, and half a second for a beat that was late.
 	standstill = 3500 * time.Millisecond
+	// soon is how long after the death of a process what it was handling runs again at the latest: 10 s, and two for a machine
+	// that is busy.
+	soon = 12 * time.Second
 	// destroyed is how long after a group was destroyed its events may come again that stood above the frontier.
 	destroyed = 30 * time.Second
 )
@@ -142,6 +146,10 @@ func (r *Result) judge(l Ledger, group, id string, runs []Run) {
 				if wait > r.Longest {
 					r.Longest, r.Waited = wait, Finding{"waited longest", group, id, runs, l.around(runs)}
 				}
+				if runs[next].Begin.After(l.again(run.Process)) {
+					r.Late++
+					find("ran again late")
+				}
 			}
 		}
 		if !disturbed && run.Attempt != failures+1 {
@@ -193,6 +201,18 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// again is when what a killed process was handling must run again at the latest. Whatever else was broken meanwhile, Redis or a
+// peer that may have had it by then, delays that: the time begins anew when it is over.
+func (l Ledger) again(process int) time.Time {
+	at := l.deathOf(process).Add(soon)
+	for _, t := range l.Trouble { // in the order of their begins
+		if t.Process != process && t.Begin.Before(at) && t.End.Add(soon).After(at) {
+			at = t.End.Add(soon)
+		}
+	}
+	return at
 }
 
 func (l Ledger) deathOf(process int) time.Time {

@@ -49,6 +49,11 @@ func TestAccount(t *testing.T) {
 		"group destroyed":                  {runs: []Run{run(1, 1, 0, 10, false), run(2, 1, 500, 510, false)}, trouble: []Trouble{{"group destroyed", 0, at(400), at(400)}}, excused: "group destroyed"},
 		"without an end in a live one":     {runs: []Run{run(1, 1, 0, 0, false)}, dead: true, finding: "never ended"},
 		"killed, and nobody took over":     {runs: []Run{run(1, 1, 0, 0, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}}, finding: "never handled"},
+		"killed, taken over soon":          {runs: []Run{run(1, 1, 0, 0, false), run(2, 1, 12000, 12010, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}}, excused: "killed"},
+		"killed, taken over late":          {runs: []Run{run(1, 1, 0, 0, false), run(2, 1, 12006, 12010, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}}, finding: "ran again late", excused: "killed"},
+		"late since Redis was frozen":      {runs: []Run{run(1, 1, 0, 0, false), run(2, 1, 22000, 22010, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}, {"redis frozen", 0, at(9000), at(10500)}}, excused: "killed"},
+		"late though Redis was back":       {runs: []Run{run(1, 1, 0, 0, false), run(2, 1, 23000, 23010, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}, {"redis frozen", 0, at(9000), at(10500)}}, finding: "ran again late", excused: "killed"},
+		"late long before the trouble":     {runs: []Run{run(1, 1, 0, 0, false), run(2, 1, 22000, 22010, false)}, trouble: []Trouble{{"killed", 1, at(5), at(5)}, {"redis frozen", 0, at(13000), at(14500)}}, finding: "ran again late", excused: "killed"},
 		"the result of a failure is lost":  {runs: []Run{run(1, 1, 0, 10, true), run(2, 1, 50, 60, false)}, trouble: []Trouble{{"killed", 1, at(12), at(12)}}},
 	} {
 		l := Ledger{Grace: 50 * time.Millisecond, Published: map[string]bool{"e": true}, Trouble: test.trouble, Runs: append(test.runs, Run{Group: Steady, ID: "e", Attempt: 1, Process: 9, Begin: at(0), End: at(1)})}

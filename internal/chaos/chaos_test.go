@@ -30,6 +30,9 @@ var (
 // workerVariable is set in the environment of a worker process to the address of its Redis.
 const workerVariable = "MILLRACE_CHAOS_REDIS"
 
+// sickVariable is set in the environment of a worker process whose handlers all fail.
+const sickVariable = "MILLRACE_CHAOS_SICK"
+
 func TestMain(m *testing.M) {
 	if addr := os.Getenv(workerVariable); addr != "" {
 		os.Exit(workerMain(addr))
@@ -46,7 +49,7 @@ func workerMain(addr string) int {
 		os.Exit(3)
 	}()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
-	if err := Work(ctx, pipeline.Config{Redis: &redis.UniversalOptions{Addrs: []string{addr}}, Service: "chaos", Logger: log}, os.Stdout, log); err != nil {
+	if err := Work(ctx, pipeline.Config{Redis: &redis.UniversalOptions{Addrs: []string{addr}}, Service: "chaos", Logger: log}, os.Stdout, log, os.Getenv(sickVariable) != ""); err != nil {
 		log.Error("worker ends", "err", err)
 		return 1
 	}

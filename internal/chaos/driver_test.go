@@ -32,6 +32,7 @@ type driver struct {
 	client  redis.UniversalClient
 	bus     *pipeline.Bus
 	workers []*worker // those that run; used by the driver's goroutine only
+	sick    *worker   // whose handlers all fail; nil: there is none
 	readers sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows
@@ -67,6 +68,9 @@ func newDriver(t *testing.T, workers int) *driver {
 		for _, w := range d.workers {
 			_ = w.cmd.Process.Kill()
 		}
+		if d.sick != nil {
+			_ = d.sick.cmd.Process.Kill()
+		}
 		d.readers.Wait()
 	})
 	for range workers {
@@ -85,9 +89,26 @@ type worker struct {
 
 func (d *driver) startWorker() *worker {
 	d.t.Helper()
+	w := d.start()
+	d.workers = append(d.workers, w)
+	return w
+}
+
+// cure stops the sick worker.
+func (d *driver) cure() {
+	if d.sick != nil {
+		d.stop(d.sick)
+		d.sick = nil
+	}
+}
+
+// start starts a worker process with variables in its environment.
+func (d *driver) start(variables ...string) *worker {
+	d.t.Helper()
 	w := &worker{ended: make(chan struct{})}
 	w.cmd = exec.Command(os.Args[0])
 	w.cmd.Env = append(os.Environ(), workerVariable+"="+d.server.Addr())
+	w.cmd.Env = append(w.cmd.Env, variables...)
 	w.cmd.SysProcAttr = redistest.DieWithParent()
 	w.cmd.Stderr = &w.log
 	if _, err := w.cmd.StdinPipe(); err != nil { // closed with the driver: the worker ends then
@@ -101,7 +122,6 @@ func (d *driver) startWorker() *worker {
 		d.t.Fatal(err)
 	}
 	w.pid = w.cmd.Process.Pid
-	d.workers = append(d.workers, w)
 	d.readers.Go(func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			var r Record
@@ -265,6 +285,64 @@ var actions = []action{
 	{"kill redis", 2, func(d *driver, r *rand.Rand) {
 		d.mishap("redis killed", 0, func() { d.server.Kill(d.t); <-time.After(upTo(r, 2*time.Second)); d.server.StartAgain(d.t) })
 	}},
+	{"kill a worker beside a backlog, and wait", 2, func(d *driver, r *rand.Rand) {
+		for i := range 600 {
+			d.publishOne(EventType, fmt.Sprintf("0-backlog-%d-%d", r.Int64(), i), Order{Wait: time.Second})
+		}
+		d.kill(d.pick(r))
+		d.startWorker()
+		<-time.After(soon) // in which nothing else is broken
+	}},
+	{"flush scripts", 2, func(d *driver, _ *rand.Rand) {
+		d.mishap("scripts flushed", 0, func() { d.client.ScriptFlush(context.Background()) })
+	}},
+	{"out of memory", 2, func(d *driver, r *rand.Rand) {
+		d.mishap("redis out of memory", 0, func() {
+			d.client.ConfigSet(context.Background(), "maxmemory", "1")
+			<-time.After(upTo(r, 3*time.Second))
+			d.client.ConfigSet(context.Background(), "maxmemory", "0")
+		})
+	}},
+	{"make redis a replica", 2, func(d *driver, r *rand.Rand) {
+		d.mishap("redis a replica", 0, func() {
+			d.client.Do(context.Background(), "REPLICAOF", "127.0.0.1", "1")
+			<-time.After(upTo(r, 3*time.Second))
+			d.client.Do(context.Background(), "REPLICAOF", "NO", "ONE")
+		})
+	}},
+	{"take a right away", 2, func(d *driver, r *rand.Rand) {
+		right := []string{"xack", "xreadgroup", "evalsha", "zadd"}[r.IntN(4)]
+		d.mishap("redis right taken away: "+right, 0, func() {
+			d.client.Do(context.Background(), "ACL", "SETUSER", "default", "-"+right)
+			<-time.After(upTo(r, 3*time.Second))
+			d.client.Do(context.Background(), "ACL", "SETUSER", "default", "+@all")
+		})
+	}},
+	{"pause clients", 2, func(d *driver, r *rand.Rand) {
+		pause, mode := time.Second+upTo(r, 4*time.Second), []string{"ALL", "WRITE"}[r.IntN(2)]
+		d.mishap("redis pauses its clients", 0, func() {
+			d.client.Do(context.Background(), "CLIENT", "PAUSE", pause.Milliseconds(), mode)
+			<-time.After(pause)
+		})
+	}},
+	{"pause a group", 2, func(d *driver, r *rand.Rand) {
+		group := []string{Steady, Flaky}[r.IntN(2)]
+		d.mishap("group paused", 0, func() {
+			_, _ = d.bus.PauseGroup(context.Background(), "chaos", group, "chaos") // where Redis is away, nothing is paused
+			<-time.After(upTo(r, 4*time.Second))
+			d.await("the end of a pause", func() bool {
+				_, err := d.bus.ResumeGroup(context.Background(), "chaos", group)
+				return err == nil
+			})
+		})
+	}},
+	{"start a sick worker, or stop it", 2, func(d *driver, _ *rand.Rand) {
+		if d.sick == nil {
+			d.sick = d.start(sickVariable + "=1")
+			return
+		}
+		d.cure()
+	}},
 	{"freeze redis", 2, func(d *driver, r *rand.Rand) {
 		d.mishap("redis frozen", 0, func() { d.server.Freeze(d.t); <-time.After(time.Second + upTo(r, 7*time.Second)); d.server.Thaw(d.t) })
 	}},
@@ -355,6 +433,7 @@ func (d *driver) freeze(w *worker, duration time.Duration) {
 // settle waits until all is done, and stops the workers.
 func (d *driver) settle() {
 	d.t.Helper()
+	d.cure()
 	var last string
 	for deadline := time.Now().Add(90 * time.Second); ; <-time.After(100 * time.Millisecond) {
 		done, report := d.settled()
@@ -433,6 +512,7 @@ func (d *driver) table(r Result) string {
 	for _, what := range slices.Sorted(maps.Keys(mishaps)) {
 		row(what, mishaps[what])
 	}
+	row("late: a killed one's work ran again after more than "+soon.String(), r.Late)
 	row("longest until a killed one's work ran again", r.Longest.Round(time.Millisecond))
 	row("findings", len(r.Findings))
 	_ = w.Flush()

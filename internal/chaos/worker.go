@@ -14,8 +14,9 @@ import (
 	"github.com/rishi-platform/millrace/router"
 )
 
-// Work opens a bus, handles events of the stream "chaos" in both groups until ctx ends, drains, and reports each run to out.
-func Work(ctx context.Context, cfg pipeline.Config, out io.Writer, log *slog.Logger) error {
+// Work opens a bus, handles events of the stream "chaos" in both groups until ctx ends, drains, and reports each run to out. The handlers of a
+// sick one all fail.
+func Work(ctx context.Context, cfg pipeline.Config, out io.Writer, log *slog.Logger, sick bool) error {
 	bus, err := pipeline.Open(ctx, cfg)
 	if err != nil {
 		return err
@@ -26,6 +27,9 @@ func Work(ctx context.Context, cfg pipeline.Config, out io.Writer, log *slog.Log
 		run := Record{Group: d.Group, ID: d.Event.ID, Attempt: d.Attempt, Begin: true, At: time.Now()}
 		run.write(out)
 		err := obey(ctx, d)
+		if sick {
+			err = errors.New("worker is sick")
+		}
 		run.Begin, run.At = false, time.Now()
 		if err != nil {
 			run.Error = err.Error()

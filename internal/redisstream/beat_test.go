@@ -24,8 +24,36 @@ func calls(tb testing.TB, client redis.UniversalClient, command string) int {
 	return n
 }
 
-// The frontier is the ID just below the oldest pending one, to the last digit of 64 bits, and a group
-// that is lost begins there again.
+// join gives a consumer its place in the group of the stream booking.
+func join(tb testing.TB, c *Client, consumer Consumer) {
+	tb.Helper()
+	j := Join{Stream: "booking", Patterns: []string{"booking.*"}}
+	if _, err := c.Join(tb.Context(), consumer, j); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// add appends a message.
+func add(tb testing.TB, c *Client, seq int) {
+	tb.Helper()
+	w := Writer{Name: "w", Seq: uint64(seq)}
+	if _, _, err := c.Append(tb.Context(), "booking", w, []Message{{UUID: "1"}}); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// read reads entries of the stream booking.
+func read(tb testing.TB, c *Client, consumer Consumer, count int) []Delivered {
+	tb.Helper()
+	read, err := c.Read(tb.Context(), consumer, []string{"booking"}, count, time.Millisecond)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return read
+}
+
+// The frontier is the ID just below the oldest pending one, to the last digit of 64 bits, and a
+// group that is lost begins there again.
 func TestG05FrontierIsTheIDBelowTheOldestPendingOne(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -47,24 +75,20 @@ func TestG05FrontierIsTheIDBelowTheOldestPendingOne(t *testing.T) {
 		c := New(Config{Redis: server.Options(), Namespace: redistest.Namespace(t), MaxLen: 1000})
 		t.Cleanup(func() { _ = c.Close() })
 		key, consumer := c.streamKey("booking"), Consumer{Group: "g", Name: "c"}
-		if err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: key, ID: test.pending, Values: []string{"a", "1"}}).Err(); err != nil {
-			t.Fatal(err)
-		}
-		join := Join{Stream: "booking", Patterns: []string{"booking.*"}}
-		if _, err := c.Join(t.Context(), consumer, join); err != nil {
-			t.Fatal(err)
-		}
-		if read, err := c.Read(t.Context(), consumer, []string{"booking"}, 1, time.Millisecond); err != nil || len(read) != 1 {
-			t.Fatal(read, err)
+		client.Do(t.Context(), "XADD", key, test.pending, "a", "1")
+		join(t, c, consumer)
+		if n := len(read(t, c, consumer, 1)); n != 1 {
+			t.Fatal(n)
 		}
 		if _, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil {
 			t.Fatal(err)
 		}
-		if got := client.HGet(t.Context(), c.metaKey("booking"), "frontier:g").Val(); got != test.want {
+		got := client.HGet(t.Context(), c.metaKey("booking"), "frontier:g").Val()
+		if got != test.want {
 			t.Errorf("%s is pending: the frontier is %s, want %s", test.pending, got, test.want)
 		}
 		client.XGroupDestroy(t.Context(), key, "g")
-		joined, err := c.Join(t.Context(), consumer, join)
+		joined, err := c.Join(t.Context(), consumer, Join{Stream: "booking"})
 		if err != nil || joined.From.String() != test.want {
 			t.Errorf("made again at %s, error %v; want %s", joined.From, err, test.want)
 		}
@@ -90,11 +114,13 @@ func TestG05FrontierOfAnotherStreamIsKnownByItsLastDigit(t *testing.T) {
 	} {
 		c := New(Config{Redis: server.Options(), Namespace: redistest.Namespace(t), MaxLen: 1000})
 		t.Cleanup(func() { _ = c.Close() })
-		client.XAdd(t.Context(), &redis.XAddArgs{Stream: c.streamKey("booking"), ID: test.last, Values: []string{"a", "1"}})
+		client.Do(t.Context(), "XADD", c.streamKey("booking"), test.last, "a", "1")
 		client.HSet(t.Context(), c.metaKey("booking"), "frontier:g", test.frontier)
-		joined, err := c.Join(t.Context(), Consumer{Group: "g", Name: "c"}, Join{Stream: "booking", Patterns: []string{"booking.*"}})
+		consumer := Consumer{Group: "g", Name: "c"}
+		joined, err := c.Join(t.Context(), consumer, Join{Stream: "booking"})
 		if err != nil || joined.From.String() != test.want {
-			t.Errorf("stream up to %s, frontier %s: made at %s, error %v; want %s", test.last, test.frontier, joined.From, err, test.want)
+			t.Errorf("stream up to %s, frontier %s: made at %s, error %v; want %s",
+				test.last, test.frontier, joined.From, err, test.want)
 		}
 	}
 }
@@ -105,19 +131,15 @@ func TestG05BeatReadsNoEntry(t *testing.T) {
 	server := redistest.Start(t)
 	client, c, consumer := server.Client(t), connect(t, server, ""), Consumer{Group: "g", Name: "c"}
 	for i := range 10 {
-		if _, _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: uint64(i + 1)}, []Message{{UUID: "1"}}); err != nil {
-			t.Fatal(err)
-		}
+		add(t, c, i+1)
 	}
-	if _, err := c.Join(t.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
-		t.Fatal(err)
-	}
-	read, err := c.Read(t.Context(), consumer, []string{"booking"}, 10, time.Millisecond)
-	if err != nil || len(read) != 10 {
-		t.Fatal(read, err)
+	join(t, c, consumer)
+	all := read(t, c, consumer, 10)
+	if len(all) != 10 {
+		t.Fatal(all)
 	}
 	client.ConfigResetStat(t.Context())
-	for _, d := range read {
+	for _, d := range all {
 		if _, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +149,7 @@ func TestG05BeatReadsNoEntry(t *testing.T) {
 	}
 	for _, command := range []string{"xrange", "xrevrange", "xread"} {
 		if n := calls(t, client, command); n > 0 {
-			t.Errorf("%d calls of %s in %d beats", n, command, len(read))
+			t.Errorf("%d calls of %s in %d beats", n, command, len(all))
 		}
 	}
 }
@@ -135,19 +157,20 @@ func TestG05BeatReadsNoEntry(t *testing.T) {
 // strangersHold makes a group of which other software has got n entries, and returns their IDs.
 func strangersHold(tb testing.TB, c *Client, client redis.UniversalClient, n int) []string {
 	tb.Helper()
-	if _, err := c.Join(tb.Context(), Consumer{Group: "g", Name: "ours"}, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
-		tb.Fatal(err)
-	}
+	join(tb, c, Consumer{Group: "g", Name: "ours"})
 	const fill = `for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'a', '1') end
-		redis.call('XREADGROUP', 'GROUP', 'g', 'theirs', 'COUNT', ARGV[1], 'STREAMS', KEYS[1], '>') return 1`
+		redis.call('XREADGROUP', 'GROUP', 'g', 'theirs', 'COUNT', ARGV[1], 'STREAMS', KEYS[1], '>')
+		return 1`
 	for left := n; left > 0; left -= 10_000 {
-		if err := client.Eval(tb.Context(), fill, []string{c.streamKey("booking")}, min(left, 10_000)).Err(); err != nil {
+		keys := []string{c.streamKey("booking")}
+		if err := client.Eval(tb.Context(), fill, keys, min(left, 10_000)).Err(); err != nil {
 			tb.Fatal(err)
 		}
 	}
 	var ids []string
 	for behind := "-"; len(ids) < n; behind = "(" + ids[len(ids)-1] {
-		for _, m := range client.XRangeN(tb.Context(), c.streamKey("booking"), behind, "+", 10_000).Val() {
+		key := c.streamKey("booking")
+		for _, m := range client.XRangeN(tb.Context(), key, behind, "+", 10_000).Val() {
 			ids = append(ids, m.ID)
 		}
 	}
@@ -162,7 +185,10 @@ func TestG05StrangersLooksAtAPartOfWhatIsPending(t *testing.T) {
 	const pending = 10 * strangerScan
 	ids := strangersHold(t, c, client, pending)
 	old := ids[pending-10]
-	client.Do(t.Context(), "XCLAIM", "booking", "g", "theirs", 0, old, "IDLE", time.Hour.Milliseconds(), "JUSTID")
+	age := func(id string) {
+		client.Do(t.Context(), "XCLAIM", "booking", "g", "theirs", 0, id, "IDLE", 3_600_000, "JUSTID")
+	}
+	age(old)
 	n := 0
 	for {
 		n++
@@ -178,14 +204,15 @@ func TestG05StrangersLooksAtAPartOfWhatIsPending(t *testing.T) {
 		}
 	}
 	if n != 10 {
-		t.Errorf("the old entry is found by call %d of 10: a call looks at more than %d", n, strangerScan)
+		t.Errorf("the old entry is found by call %d of 10: one looks at more than %d", n, strangerScan)
 	}
 	// One at the front is found by the next call, wherever that goes on.
 	if _, err := c.Strangers(t.Context(), ours, "booking", time.Minute, Most{Entries: 100, Bytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	client.Do(t.Context(), "XCLAIM", "booking", "g", "theirs", 0, ids[5], "IDLE", time.Hour.Milliseconds(), "JUSTID")
-	if taken, err := c.Strangers(t.Context(), ours, "booking", time.Minute, Most{Entries: 100, Bytes: 1 << 20}); err != nil || len(taken) != 1 || taken[0].ID.String() != ids[5] {
+	age(ids[5])
+	taken, err := c.Strangers(t.Context(), ours, "booking", time.Minute, Most{Entries: 100, Bytes: 1 << 20})
+	if err != nil || len(taken) != 1 || taken[0].ID.String() != ids[5] {
 		t.Errorf("took %v, error %v; want %s", taken, err, ids[5])
 	}
 }
@@ -220,17 +247,11 @@ func TestG05WithoutStrangersNothingIsLookedAt(t *testing.T) {
 	t.Parallel()
 	server, ours := redistest.Start(t), Consumer{Group: "g", Name: "ours"}
 	client, c := server.Client(t), connect(t, server, "")
-	if _, err := c.Join(t.Context(), ours, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
-		t.Fatal(err)
-	}
+	join(t, c, ours)
 	for i := range 10 {
-		if _, _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: uint64(i + 1)}, []Message{{UUID: "1"}}); err != nil {
-			t.Fatal(err)
-		}
+		add(t, c, i+1)
 	}
-	if _, err := c.Read(t.Context(), ours, []string{"booking"}, 10, time.Millisecond); err != nil {
-		t.Fatal(err)
-	}
+	read(t, c, ours, 10)
 	client.ConfigResetStat(t.Context())
 	if _, err := c.Strangers(t.Context(), ours, "booking", 0, Most{Entries: 100, Bytes: 1 << 20}); err != nil {
 		t.Fatal(err)
@@ -240,33 +261,28 @@ func TestG05WithoutStrangersNothingIsLookedAt(t *testing.T) {
 	}
 }
 
-// BenchmarkBeat is a beat in a stream of a million entries, of which the oldest pending one is the first, or stands behind one of 1 MiB.
+// BenchmarkBeat is a beat in a stream of a million entries, of which the oldest pending one is the
+// first, or stands behind one of 1 MiB.
 func BenchmarkBeat(b *testing.B) {
 	for name, before := range map[string]int{"first": 0, "behind 1 MiB": 1 << 20} {
 		b.Run(name, func(b *testing.B) {
 			server, consumer := redistest.Start(b), Consumer{Group: "g", Name: "c"}
 			client, c := server.Client(b), New(Config{Redis: server.Options(), MaxLen: 2_000_000})
 			defer c.Close()
-			if _, err := c.Join(b.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
-				b.Fatal(err)
-			}
+			join(b, c, consumer)
 			if before > 0 {
-				client.XAdd(b.Context(), &redis.XAddArgs{Stream: "booking", Values: []string{"a", strings.Repeat("x", before)}})
-				read, err := c.Read(b.Context(), consumer, []string{"booking"}, 1, time.Millisecond)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if _, _, err := c.Ack(b.Context(), consumer, []Ref{read[0].Ref}); err != nil {
+				client.Do(b.Context(), "XADD", "booking", "*", "a", strings.Repeat("x", before))
+				large := read(b, c, consumer, 1)[0]
+				if _, _, err := c.Ack(b.Context(), consumer, []Ref{large.Ref}); err != nil {
 					b.Fatal(err)
 				}
 			}
-			const fill = `for i = 1, 1000000 do redis.call('XADD', KEYS[1], '*', 'a', '1') end return 1`
+			const fill = `for i = 1, 1000000 do redis.call('XADD', KEYS[1], '*', 'a', '1') end
+				return 1`
 			if err := client.Eval(b.Context(), fill, []string{"booking"}).Err(); err != nil {
 				b.Fatal(err)
 			}
-			if _, err := c.Read(b.Context(), consumer, []string{"booking"}, 1, time.Millisecond); err != nil {
-				b.Fatal(err)
-			}
+			read(b, c, consumer, 1)
 			cpu := serverCPU(b, client)
 			for b.Loop() {
 				if _, err := c.Beat(b.Context(), consumer, "booking", ""); err != nil {

@@ -15,9 +15,9 @@ import (
 // go-redis does not end a blocked read when its ctx does (RELIABILITY F06). So a blocking read runs on a connection whose
 // CLIENT ID is known, and the end of ctx sends CLIENT UNBLOCK for it. What the server had sent by then is still returned.
 //
-// A user without the right to CLIENT reads all the same, but waits for a short time only, again and again.
-// To close the connection instead would lose what the server hands out at that moment: it would be pending
-// with a consumer that has left.
+// A user without the right to CLIENT reads all the same, but waits for a short time only, again and
+// again. To close the connection instead would lose what the server hands out at that moment: it
+// would be pending with a consumer that has left.
 
 // blockingConn is a connection that blocking reads use one after the other.
 type blockingConn struct {
@@ -64,16 +64,19 @@ func (f *blockingConns) close() {
 // maxBlockAlone is the longest that a read waits which nothing can end before its time.
 const maxBlockAlone = 250 * time.Millisecond
 
-// readBlocking runs a blocking read, of which command is what comes before BLOCK and streams what comes
-// behind it, and returns its raw reply. When ctx ends it returns within about one round trip, or within
-// maxBlockAlone where the user has no right to CLIENT.
-func (c *Client) readBlocking(ctx context.Context, block time.Duration, command, streams []any) (string, error) {
+// readBlocking runs a blocking read, of which command is what comes before BLOCK and streams what
+// comes behind it, and returns its raw reply. When ctx ends it returns within about one round trip,
+// or within maxBlockAlone where the user has no right to CLIENT.
+func (c *Client) readBlocking(
+	ctx context.Context, block time.Duration, command, streams []any,
+) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
 	single, ok := c.blocking.(*redis.Client)
 	if !ok {
-		return raw(ctx, c.blocking, withBlock(command, block, streams)...) // Cluster: a stop waits for up to MaxBlock
+		// Cluster: a stop waits for up to MaxBlock.
+		return raw(ctx, c.blocking, withBlock(command, block, streams)...)
 	}
 	conn, ok := c.idle.pop()
 	if !ok {
@@ -137,7 +140,8 @@ func (c *Client) unblock(id int64, returned <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), MaxBlock)
 	defer cancel()
 	for {
-		_ = c.beats.Do(ctx, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10)).Err() // the read returns in any case, after MaxBlock
+		// The read returns in any case, after MaxBlock.
+		_ = c.beats.Do(ctx, "CLIENT", "UNBLOCK", strconv.FormatInt(id, 10)).Err()
 		select {
 		case <-returned:
 			return

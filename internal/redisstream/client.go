@@ -121,6 +121,7 @@ var (
 	strangerScript = load("strangers")
 	renewScript    = load("renew")
 	removeScript   = load("remove")
+	infoScript     = load("info")
 )
 
 func load(name string) *redis.Script { return redis.NewScript(source(name)) }

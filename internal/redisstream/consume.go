@@ -15,8 +15,8 @@ import (
 const (
 	// GroupBound is the most entries that the lane or the deferred set of a group may hold.
 	GroupBound = 100_000
-	// UnhandledTypes is of how many types a group counts the events that it did not take. Those of further
-	// types are counted together, under UnhandledOthers.
+	// UnhandledTypes is of how many types a group counts the events that it did not take. Those of
+	// further types are counted together, under UnhandledOthers.
 	UnhandledTypes  = 1000
 	UnhandledOthers = "*"
 	// promoteBatch is the most deliveries that one beat moves from the deferred set to the lane.
@@ -329,7 +329,8 @@ func flag(on bool) int {
 func (c *Client) Beat(ctx context.Context, consumer Consumer, stream, about string) (Beat, error) {
 	keys := []string{c.aliveKey(stream, consumer.Group), c.metaKey(stream), c.deferredKey(stream, consumer.Group), c.laneKey(stream, consumer.Group),
 		c.waitingKey(stream, consumer.Group), c.streamKey(stream)}
-	got, err := beatScript.Run(ctx, c.beats, keys, consumer.Group, consumer.Name, promoteBatch, about).Slice()
+	args := []any{consumer.Group, consumer.Name, promoteBatch, about}
+	got, err := beatScript.Run(ctx, c.beats, keys, args...).Slice()
 	if err != nil {
 		return Beat{}, err
 	}
@@ -363,7 +364,13 @@ const maxWaiting = 64
 
 // Waiting names the types of which events wait for a consumer that handles them, and since when the oldest does.
 func (c *Client) Waiting(ctx context.Context, stream, group string) (map[string]time.Time, error) {
-	got, err := waitingScript.Run(ctx, c.admin, []string{c.waitingKey(stream, group)}, maxWaiting).StringSlice()
+	keys := []string{c.waitingKey(stream, group)}
+	return waitingSince(waitingScript.Run(ctx, c.admin, keys, maxWaiting))
+}
+
+// waitingSince reads the answer of waiting.lua.
+func waitingSince(reply *redis.Cmd) (map[string]time.Time, error) {
+	got, err := reply.StringSlice()
 	if err != nil {
 		return nil, err
 	}

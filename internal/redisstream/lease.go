@@ -53,8 +53,8 @@ func (c *Client) Lose(ctx context.Context, consumer Consumer, ref Ref) error {
 	return loseScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, ref.ID.String()).Err()
 }
 
-// strangerScan is the most pending entries of a stream or a lane that one call of Strangers looks at:
-// about 0.6 ms of the server.
+// strangerScan is the most pending entries of a stream or a lane that one call of Strangers looks
+// at: about 0.6 ms of the server.
 const strangerScan = 500
 
 // strangerScans remembers up to where the pending entries of each group have been looked at.
@@ -75,8 +75,8 @@ func (s *strangerScans) begin(of groupOf) (stream, lane string) {
 	return "-", "-"
 }
 
-// note keeps where the next call is to begin. At the beginning of both, which is so wherever there are
-// no strangers, nothing is kept.
+// note keeps where the next call is to begin. At the beginning of both, which is so wherever there
+// are no strangers, nothing is kept.
 func (s *strangerScans) note(of groupOf, stream, lane string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,15 +90,18 @@ func (s *strangerScans) note(of groupOf, stream, lane string) {
 	s.from[of] = [2]string{stream, lane}
 }
 
-// Strangers takes some deliveries that consumers which do not beat, other software's, have left
-// pending for longer than idle. A call looks at a part of what is pending, and the next call goes on
-// there.
+// Strangers takes some deliveries that consumers which do not beat, other software's, have
+// left pending for longer than idle. A call looks at a part of what is pending, and the next call
+// goes on there.
 func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string, idle time.Duration, most Most) ([]Delivered, error) {
 	of := groupOf{stream, consumer.Group}
 	from, laneFrom := c.strangers.begin(of)
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := strangerScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, idle.Milliseconds(), most.Entries,
-		strangerScan, from, laneFrom, most.Bytes).Slice()
+	args := []any{
+		consumer.Group, consumer.Name, idle.Milliseconds(), most.Entries, strangerScan, from, laneFrom,
+		most.Bytes,
+	}
+	got, err := strangerScript.Run(ctx, c.admin, keys, args...).Slice()
 	if err != nil {
 		return nil, err
 	}

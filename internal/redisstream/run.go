@@ -15,8 +15,8 @@ import (
 // takes over from nobody until its peers have had time to come back to the new run.
 //
 // A run is known by the run_id of INFO, which is asked for once per connection. Where that is not
-// answered, each connection counts: a server that was started again can't be reached without a new one,
-// and our side closes none (see liveness).
+// answered, each connection counts: a server that was started again can't be reached without a new
+// one, and our side closes none (see liveness).
 type serverRuns struct {
 	cluster bool // several servers, each with its own run
 
@@ -55,8 +55,8 @@ func (r *serverRuns) current() string {
 	return strconv.FormatInt(r.count, 10)
 }
 
-// ask is what a new connection of the liveness client does first. Only an error of the connection is
-// returned: a server that refuses INFO, or does not have it, serves all the same.
+// ask is what a new connection of the liveness client does first. Only an error of the connection
+// is returned: a server that refuses INFO, or does not have it, serves all the same.
 func (r *serverRuns) ask(ctx context.Context, conn *redis.Conn) error {
 	text, err := conn.Info(ctx, "server").Result()
 	var refused redis.Error
@@ -76,10 +76,10 @@ func (r *serverRuns) ask(ctx context.Context, conn *redis.Conn) error {
 // livenessConns is how many connections the liveness client has at most, in Cluster to each node.
 const livenessConns = 8
 
-// liveness returns the client for what must not wait for anything else, such as a history that is read
-// over a slow link: beats, and what is asked just before a handler starts. Nothing that it sends or gets
-// is large. Its connections are closed by nobody on our side, whatever the user wants for the others: all
-// of them are in use in turn, so none is idle for long.
+// liveness returns the client for what must not wait for anything else, such as a history that is
+// read over a slow link: beats, and what is asked just before a handler starts. Nothing that it
+// sends or gets is large. Its connections are closed by nobody on our side, whatever the user wants
+// for the others: all of them are in use in turn, so none is idle for long.
 func liveness(from *redis.UniversalOptions, runs *serverRuns) redis.UniversalClient {
 	client := redis.NewUniversalClient(options(from, func(o *redis.UniversalOptions) {
 		o.PoolSize, o.MaxActiveConns = livenessConns, 0

@@ -33,14 +33,14 @@ func TestG14WhichConnectionIsAnotherRun(t *testing.T) {
 			}
 			runs.connected(id)
 			if got := runs.current(); got != test.runs[i:i+1] {
-				t.Errorf("%s: run %s after connection %d, want %s", name, got, i+1, test.runs[i:i+1])
+				t.Errorf("%s: run %s after connection %d, want %c", name, got, i+1, test.runs[i])
 			}
 		}
 	}
 }
 
-// beatRun returns the run of the server that a beat is answered by. A beat whose connection was lost
-// is repeated.
+// beatRun returns the run of the server that a beat is answered by. A beat whose connection was
+// lost is repeated.
 func beatRun(t *testing.T, c *Client) string {
 	t.Helper()
 	consumer := Consumer{Group: "g", Name: "c"}
@@ -67,8 +67,8 @@ func userWithout(t *testing.T, server *redistest.Server, rights ...any) *redis.U
 	return options
 }
 
-// A connection that was made anew leads to the same run, whoever closed the last one, until the server was
-// started again.
+// A connection that was made anew leads to the same run, whoever closed the last one, until the
+// server was started again.
 func TestG14OnlyARestartIsAnotherRun(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -88,8 +88,8 @@ func TestG14OnlyARestartIsAnotherRun(t *testing.T) {
 	}
 }
 
-// Without the right to INFO each connection that is lost counts, and none is closed by our side, whatever
-// the user wants.
+// Without the right to INFO each connection that is lost counts, and none is closed by our side,
+// whatever the user wants.
 func TestG14WithoutInfoALostConnectionIsAnotherRun(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

@@ -14,7 +14,7 @@ import (
 )
 
 // appendsOf are the ways in which n messages get into a stream.
-var appendsOf = map[string]func(ctx context.Context, c *Client, seq uint64, messages []Message) error{
+var appendsOf = map[string]func(context.Context, *Client, uint64, []Message) error{
 	"append": func(ctx context.Context, c *Client, seq uint64, messages []Message) error {
 		_, _, err := c.Append(ctx, "booking", Writer{Name: "w", Seq: seq}, messages)
 		return err
@@ -52,12 +52,8 @@ type reads struct {
 
 func (r *reads) read(t *testing.T, c *Client, count int) {
 	t.Helper()
-	read, err := c.Read(t.Context(), r.consumer, []string{"booking"}, count, time.Millisecond)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var refs []Ref
-	for _, d := range read {
+	for _, d := range read(t, c, r.consumer, count) {
 		refs = append(refs, d.Ref)
 	}
 	if len(refs) > 0 {
@@ -65,7 +61,7 @@ func (r *reads) read(t *testing.T, c *Client, count int) {
 			t.Fatal(err)
 		}
 	}
-	r.count += int64(len(read))
+	r.count += int64(len(refs))
 }
 
 // lostOf returns what is counted as lost by each group.
@@ -82,11 +78,12 @@ func lostOf(t *testing.T, c *Client) map[string]int64 {
 	return lost
 }
 
-// Whatever groups have read when a stream is trimmed: what they were given and what is counted as lost is
-// together all there was, and nothing is counted for a group that keeps up, nor for other software.
+// Whatever groups have read when a stream is trimmed: what they were given and what is counted as
+// lost is together all there was, and nothing is counted for a group that keeps up, nor for other
+// software.
 func TestG18TrimCountsWhatEachGroupLoses(t *testing.T) {
 	t.Parallel()
-	for name, add := range appendsOf {
+	for name, appended := range appendsOf {
 		for seed := range uint64(4) {
 			t.Run(fmt.Sprint(name, "/", seed), func(t *testing.T) {
 				t.Parallel()
@@ -98,16 +95,14 @@ func TestG18TrimCountsWhatEachGroupLoses(t *testing.T) {
 				groups := map[string]*reads{}
 				for _, group := range []string{"fast", "slow", "slower", "never"} {
 					groups[group] = &reads{consumer: Consumer{Group: group, Name: "c"}}
-					if _, err := c.Join(t.Context(), groups[group].consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
-						t.Fatal(err)
-					}
+					join(t, c, groups[group].consumer)
 				}
 				client.XGroupCreate(t.Context(), "booking", "theirs", "0")
 				accepted := 0
 				for seq := uint64(1); accepted < 2000; seq++ {
 					n := 1 + random.IntN(150)
-					size := []int{10, 300, 5000}[random.IntN(3)] // 100, about ten, or one of them make a node
-					if err := add(t.Context(), c, seq, messagesOf(n, size)); err != nil {
+					size := []int{10, 300, 5000}[random.IntN(3)] // 100, about ten, or one make a node
+					if err := appended(t.Context(), c, seq, messagesOf(n, size)); err != nil {
 						t.Fatal(err)
 					}
 					accepted += n
@@ -135,7 +130,7 @@ func TestG18TrimCountsWhatEachGroupLoses(t *testing.T) {
 				}
 				for group, n := range want {
 					if got[group] != n {
-						t.Errorf("group %s: %d of %d are lost, want %d", group, got[group], accepted, n)
+						t.Errorf("group %s: %d of %d lost, want %d", group, got[group], accepted, n)
 					}
 				}
 				if want["slow"] == 0 || groups["slow"].count == 0 {
@@ -146,28 +141,27 @@ func TestG18TrimCountsWhatEachGroupLoses(t *testing.T) {
 	}
 }
 
-// Entries that are pending when they are trimmed are counted by whoever comes upon them, and only so.
+// Entries that are pending when they are trimmed are counted by whoever comes upon them, and only
+// so.
 func TestG18PendingEntriesAreNotCountedTwice(t *testing.T) {
 	t.Parallel()
 	server, consumer := redistest.Start(t), Consumer{Group: "g", Name: "c"}
 	c := New(Config{Redis: server.Options(), MaxLen: 200})
 	t.Cleanup(func() { _ = c.Close() })
-	if _, err := c.Join(t.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
-		t.Fatal(err)
-	}
-	add := func(seq uint64, n int) {
+	join(t, c, consumer)
+	more := func(seq uint64, n int) {
 		t.Helper()
 		if err := appendsOf["append"](t.Context(), c, seq, messagesOf(n, 10)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	add(1, 150)
-	read, err := c.Read(t.Context(), consumer, []string{"booking"}, 150, time.Millisecond)
-	if err != nil || len(read) != 150 {
-		t.Fatal(len(read), err)
+	more(1, 150)
+	pending := read(t, c, consumer, 150)
+	if len(pending) != 150 {
+		t.Fatal(len(pending))
 	}
-	add(2, 250) // 200 go, of which 150 are pending
-	for _, d := range read {
+	more(2, 250) // 200 go, of which 150 are pending
+	for _, d := range pending {
 		if err := c.Lose(t.Context(), consumer, d.Ref); err != nil {
 			t.Fatal(err)
 		}
@@ -184,9 +178,7 @@ func TestG18WithinTheLimitNothingIsAsked(t *testing.T) {
 	client := server.Client(t)
 	c := New(Config{Redis: server.Options(), MaxLen: 200})
 	t.Cleanup(func() { _ = c.Close() })
-	if _, err := c.Join(t.Context(), Consumer{Group: "g", Name: "c"}, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
-		t.Fatal(err)
-	}
+	join(t, c, Consumer{Group: "g", Name: "c"})
 	client.ConfigResetStat(t.Context())
 	for seq := range uint64(20) {
 		if err := appendsOf["append"](t.Context(), c, seq+1, messagesOf(10, 10)); err != nil {
@@ -200,8 +192,8 @@ func TestG18WithinTheLimitNothingIsAsked(t *testing.T) {
 	}
 }
 
-// What is written to the append-only file for a trim is an ID: a length would trim something else where
-// the file was damaged.
+// What is written to the append-only file for a trim is an ID: a length would trim something else
+// where the file was damaged.
 func TestG18TrimIsReplayedByID(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
@@ -224,7 +216,8 @@ func TestG18TrimIsReplayedByID(t *testing.T) {
 	}
 }
 
-// BenchmarkTrim appends 128 messages of 256 B at a time to a stream at its limit, with 20 groups that have read it all.
+// BenchmarkTrim appends 128 messages of 256 B at a time to a stream at its limit, with 20 groups
+// that have read it all.
 func BenchmarkTrim(b *testing.B) {
 	server := redistest.Start(b)
 	client := server.Client(b)
@@ -232,27 +225,24 @@ func BenchmarkTrim(b *testing.B) {
 	defer c.Close()
 	messages := messagesOf(128, 256)
 	for i := range 20 {
-		consumer := Consumer{Group: fmt.Sprint("g", i), Name: "c"}
-		if _, err := c.Join(b.Context(), consumer, Join{Stream: "booking", FromEnd: true, Patterns: []string{"booking.*"}}); err != nil {
-			b.Fatal(err)
-		}
+		join(b, c, Consumer{Group: fmt.Sprint("g", i), Name: "c"})
 	}
 	seq := uint64(0)
-	add := func(n int) {
+	more := func(n int) {
 		for ; n > 0; n -= len(messages) {
 			seq++
-			if _, _, err := c.Append(b.Context(), "booking", Writer{Name: "w", Seq: seq}, messages[:min(len(messages), n)]); err != nil {
+			if err := appendsOf["append"](b.Context(), c, seq, messages[:min(len(messages), n)]); err != nil {
 				b.Fatal(err)
 			}
 		}
 	}
-	add(10_000)
+	more(10_000)
 	for i := range 20 {
 		client.XGroupSetID(b.Context(), "booking", fmt.Sprint("g", i), "$")
 	}
 	cpu := serverCPU(b, client)
 	b.ResetTimer()
-	add(b.N)
+	more(b.N)
 	b.StopTimer()
 	b.ReportMetric((serverCPU(b, client)-cpu)/float64(b.N), "server-µs/op")
 }

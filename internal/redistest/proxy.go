@@ -194,11 +194,12 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	delete(p.links, l)
 }
 
-// add reports false when the proxy was closed while the link was made.
+// add reports false when the proxy was closed, or told to refuse, while the link was made: after Refuse and
+// Reset nobody is left.
 func (p *Proxy) add(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || p.listener == nil {
 		return false
 	}
 	p.links[l] = struct{}{}

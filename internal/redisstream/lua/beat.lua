@@ -16,10 +16,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[1], now, ARGV[2])
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'consumer:' .. ARGV[1] .. ':' .. ARGV[2], ARGV[4]) end
 
--- The frontier: everything up to it is settled. A group that is lost is made again there. It is the ID just
--- below the oldest pending one, whether an entry stands there or not: looking for the entry before walks the
--- whole stream where there is none, and reads a payload where there is. It is written only where it has moved,
--- for the sake of the append-only file.
+-- The frontier: everything up to it is settled. A group that is lost is made again there. It is the
+-- ID just below the oldest pending one, whether an entry stands there or not: looking for the entry
+-- before walks the whole stream where there is none, and reads a payload where there is. It is
+-- written only where it has moved, for the sake of the append-only file.
 local groups = redis.call('EXISTS', KEYS[6]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[6]) or {}
 for _, g in ipairs(groups) do
   local about = {}
@@ -36,6 +36,9 @@ for _, g in ipairs(groups) do
 end
 
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ARGV[3])
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+if #due > 0 then redis.call('ZREM', KEYS[3], '') end
 for _, member in ipairs(due) do
   local m = cmsgpack.unpack(member)
   redis.call('XADD', KEYS[4], '*', '_watermill_message_uuid', m[1], 'metadata', m[2], 'payload', m[3])

@@ -8,6 +8,14 @@
 -- Result  -1 no longer pending with this consumer, else how many older dead letters were dropped
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return -1 end
 
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+redis.call('XACK', KEYS[1], ARGV[1], '0-0')
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], '0-0') end
+redis.call('XTRIM', KEYS[3], 'MINID', '0-0')
+
+local time = redis.call('TIME')
+local oldest = time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[7])
 local entry = redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5])[1]
 local fields = entry and entry[2]
 if fields then
@@ -23,12 +31,10 @@ fields[#fields + 1] = 'millrace_dead'
 fields[#fields + 1] = ARGV[8]
 redis.call('XADD', KEYS[3], '*', unpack(fields))
 
-local time = redis.call('TIME')
-local oldest = time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[7])
 local dropped = redis.call('XTRIM', KEYS[3], 'MAXLEN', ARGV[6])
   + redis.call('XTRIM', KEYS[3], 'MINID', string.format('%d-0', math.max(0, oldest)))
-if dropped > 0 then redis.call('HINCRBY', KEYS[4], 'deadlost:' .. ARGV[1], dropped) end
 
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
+if dropped > 0 then redis.call('HINCRBY', KEYS[4], 'deadlost:' .. ARGV[1], dropped) end
 return dropped

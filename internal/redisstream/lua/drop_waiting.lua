@@ -15,6 +15,7 @@ local first = redis.call('ZLEXCOUNT', KEYS[1], '-', '(' .. ARGV[3] .. '\0')
 local n = redis.call('ZLEXCOUNT', KEYS[1], '[' .. ARGV[3] .. '\0', '(' .. ARGV[3] .. '\1')
 n = math.min(n, tonumber(ARGV[4]))
 if n > 0 then
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 1, 0) -- nothing: without the right to it, each try would count them
   count(KEYS[2], ARGV[1], ARGV[3], n, tonumber(ARGV[5]))
   redis.call('ZREMRANGEBYRANK', KEYS[1], first, first + n - 1)
 end

@@ -7,6 +7,9 @@
 -- Result  how many were put into the lane, how many were looked at (a dead letter may be gone). Error NOGROUP where there is no such group.
 redis.call('XPENDING', KEYS[1], ARGV[1])
 redis.call('XPENDING', KEYS[2], ARGV[1])
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+if ARGV[3] and ARGV[3] ~= '' then redis.call('XDEL', KEYS[3], '0-0') end
 local done, looked = 0, 0
 local room = tonumber(ARGV[2]) - redis.call('XLEN', KEYS[2])
 for i = 3, #ARGV, 4 do

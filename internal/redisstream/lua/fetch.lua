@@ -6,6 +6,9 @@
 -- ARGV  1 group  2 consumer  3 most events to hand over  then types
 -- Result  entries of the lane that are pending with this consumer now, as XREADGROUP answers; others that stood in the lane may be among
 --         them
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+redis.call('ZREM', KEYS[1], '')
 local left = tonumber(ARGV[3])
 local moved = 0
 for i = 4, #ARGV do

@@ -1,6 +1,6 @@
--- Functions on entry IDs, which other scripts include. Both parts of an ID go up to 2^64-1, and Lua's
--- numbers are exact up to 2^53 only: so the parts stay the decimal text that the server writes, which
--- has no leading zeros.
+-- Functions on entry IDs, which other scripts include. Both parts of an ID go up to 2^64-1, and
+-- Lua's numbers are exact up to 2^53 only: so the parts stay the decimal text that the server
+-- writes, which has no leading zeros.
 
 -- greater reports whether the number a is greater than the number b.
 local function greater(a, b)
@@ -23,7 +23,8 @@ local function lessOne(n)
   return #less > 1 and less:gsub('^0', '') or less
 end
 
--- before returns the largest ID before the given one, where an entry may stand or not; that of 0-0 is 0-0.
+-- before returns the largest ID before the given one, where an entry may stand or not; that of 0-0
+-- is 0-0.
 local function before(id)
   local ms, seq = id:match('^(%d+)-(%d+)$')
   if seq ~= '0' then return ms .. '-' .. lessOne(seq) end

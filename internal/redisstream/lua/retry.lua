@@ -8,6 +8,11 @@
 -- Result  0 done  1 no longer pending with this consumer  2 lane or deferred set is full
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 1 end
 
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+redis.call('XACK', KEYS[1], ARGV[1], '0-0')
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], '0-0') end
+
 local delay = tonumber(ARGV[5])
 local bound = tonumber(ARGV[6])
 if delay <= 0 then

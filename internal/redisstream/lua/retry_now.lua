@@ -11,6 +11,9 @@
 --         1 if the lane is full and something is left. Error NOGROUP where there is no such group.
 redis.call('XPENDING', KEYS[1], ARGV[1])
 redis.call('XPENDING', KEYS[2], ARGV[1])
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+redis.call('ZREM', KEYS[3], '')
 local room = tonumber(ARGV[2]) - redis.call('XLEN', KEYS[2])
 local most, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local moved, due = 0, ARGV[5]

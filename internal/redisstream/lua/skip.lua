@@ -10,6 +10,10 @@
 -- include unhandled
 if tonumber(redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0) ~= tonumber(ARGV[3]) then return 3 end
 
+-- What comes last is tried first, where it does nothing: a user without the right to it would count them
+-- each time.
+redis.call('XACK', KEYS[1], ARGV[1], '0-0')
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], '0-0') end
 for i = 6, #ARGV, 2 do
   local id = ARGV[i]
   if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2]) == 1 then

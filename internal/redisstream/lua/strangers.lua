@@ -2,20 +2,24 @@
 -- Takes what consumers that do not beat, which are other software's, have left pending for long.
 --
 -- KEYS  1 stream  2 lane  3 alive  4 meta
--- ARGV  1 group  2 consumer  3 ms after which a delivery of a consumer without a beat is taken  4 most deliveries to take
---       5 most pending entries to look at, of each key  6, 7 where to begin in the stream and in the lane: as the last call
---       answered, or '-'  8 about how many bytes of their entries to take
--- Result  where the next call is to begin in the stream and in the lane, then deliveries as takeover.lua answers them
+-- ARGV  1 group  2 consumer  3 ms after which a delivery of a consumer without a beat is taken
+--       4 most deliveries to take  5 most pending entries to look at, of each key
+--       6, 7 where to begin in the stream and in the lane: as the last call answered, or '-'
+--       8 about how many bytes of their entries to take
+-- Result  where the next call is to begin in the stream and in the lane, then deliveries as
+--         takeover.lua answers them
 --
--- XPENDING with IDLE looks at every entry that is too young. So a call looks at a part of the list, whatever its age,
--- and the next call goes on behind it: an old entry behind many young ones is found in its turn. The front of the list,
--- where the old ones stand as a rule, is looked at by every call.
+-- XPENDING with IDLE looks at every entry that is too young. So a call looks at a part of the list,
+-- whatever its age, and the next call goes on behind it: an old entry behind many young ones is
+-- found in its turn. The front of the list, where the old ones stand as a rule, is looked at by
+-- every call.
 local front = 100
 local idle = tonumber(ARGV[3])
 local left, bytes = tonumber(ARGV[4]), tonumber(ARGV[8])
 local found = {}
 
--- strangers returns the consumers of a key that hold something and do not beat, as a set, or nil where there are none.
+-- strangers returns the consumers of a key that hold something and do not beat, as a set, or nil
+-- where there are none.
 local function strangers(key)
   local set
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, ARGV[1])) do

@@ -1,26 +1,28 @@
--- Trims a stream that an append has made too long, which the scripts that append include, and adds what
--- each group loses thereby to lost:GROUP in meta. Nothing of it is done, and nothing asked but the length,
--- while the stream is not a node beyond its limit: 100 entries, as Redis packs them, or fewer large ones.
+-- Trims a stream that an append has made too long, and adds what each group loses thereby to
+-- lost:GROUP in meta. The scripts that append include it. Nothing but the length is asked for while
+-- the stream is less than 100 entries beyond its limit, the most that Redis packs into a node.
 --
--- Lost to a group are the entries that are removed behind its last-delivered-id. Those before it have been
--- delivered: if they are pending still, whoever comes upon them counts them (lose.lua, takeover.lua).
--- Groups of other software, for which meta has no patterns, may have marked their place somewhere else:
--- nothing is counted for them.
+-- Lost to a group are the entries that are removed behind its last-delivered-id. Those before it
+-- have been delivered: if they are pending still, whoever comes upon them counts them (lose.lua,
+-- takeover.lua). Groups of other software, for which meta has no patterns, may have marked their
+-- place somewhere else: nothing is counted for them.
 --
--- How many entries stand before a group can't be taken from XINFO GROUPS: after a loss, entries-read is
--- what the group has read on some servers (7.0), and on others how many were added until there. So they
--- are counted while they go: the groups come in the order of their places, and what is removed up to
--- the place of the next one is lost to those before it. Only the node in which a group stands is read.
--- Where a server packs more than 1,000 entries into a node a group may be told too many, never too few.
+-- How many entries stand before a group can't be taken from XINFO GROUPS: after a loss,
+-- entries-read is what the group has read on some servers (7.0), and on others how many were added
+-- until there. So they are counted while they go: the groups come in the order of their places, and
+-- what is removed up to the place of the next one is lost to those before it. Only the node in
+-- which a group stands is read. Where a server packs more than 1,000 entries into a node a group
+-- may be told too many, never too few.
 --
--- XTRIM by MINID with LIMIT writes IDs to the append-only file, where MAXLEN would write a length (ADR
--- 0008); with ~ and LIMIT it removes whole nodes from the front, as many as fit into the limit.
+-- XTRIM by MINID with LIMIT writes IDs to the append-only file, where MAXLEN would write a length
+-- (ADR 0008); with ~ and LIMIT it removes whole nodes from the front, as many as fit into the
+-- limit.
 --
 -- include id
 local function trim(stream, meta, limit)
   local over = redis.call('XLEN', stream) - limit
   if over < 100 then return end
-  over = math.min(over, 10000) -- a script must not hold the server up for long; the next append goes on
+  over = math.min(over, 10000) -- a script must not hold the server up; the next append goes on
 
   local places, groups = {}, {} -- the places of our groups, and the groups by place
   for _, g in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -54,7 +56,9 @@ local function trim(stream, meta, limit)
   remove('18446744073709551615-18446744073709551615')
   for i, n in ipairs(passed) do
     if removed > n then
-      for _, name in ipairs(groups[places[i]]) do redis.call('HINCRBY', meta, 'lost:' .. name, removed - n) end
+      for _, name in ipairs(groups[places[i]]) do
+        redis.call('HINCRBY', meta, 'lost:' .. name, removed - n)
+      end
     end
   end
 end

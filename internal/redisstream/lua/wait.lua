@@ -16,6 +16,11 @@
 local version = redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0
 if tonumber(version) ~= tonumber(ARGV[3]) then return -1 end
 
+-- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
+-- each time.
+redis.call('XACK', KEYS[1], ARGV[1], '0-0')
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], '0-0') end
+
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
 local room = tonumber(ARGV[5]) - redis.call('ZCARD', KEYS[3])

@@ -1,0 +1,208 @@
+package redisstream
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Description is a stream with its groups.
+type Description struct {
+	Stream string
+	Info   StreamInfo
+	Groups []GroupInfo
+	Err    error // nil where all of it is known, else why a part is missing
+}
+
+const (
+	// streamsPerTrip is of how many streams one round trip asks. Each answers what its :meta holds:
+	// some hundred bytes for each consumer.
+	streamsPerTrip = 32
+	// groupsPerTrip is of how many groups one round trip asks, which is eight commands each.
+	groupsPerTrip = 100
+)
+
+// Describe describes streams: 32 of them, with 20 groups each, in eight round trips, and one that
+// does not exist as one without groups. When ctx ends before all is known, what is known is
+// returned, and the others have an error.
+func (c *Client) Describe(ctx context.Context, streams []string) []Description {
+	described := make([]Description, len(streams))
+	for i, stream := range streams {
+		described[i].Stream = stream
+	}
+	for some := range slices.Chunk(described, streamsPerTrip) {
+		if err := context.Cause(ctx); err != nil {
+			for i := range some {
+				some[i].Err = err
+			}
+			continue
+		}
+		c.describe(ctx, some)
+	}
+	return described
+}
+
+// Groups describes the groups of a stream; a stream that does not exist has none.
+func (c *Client) Groups(ctx context.Context, stream string) ([]GroupInfo, error) {
+	d := c.Describe(ctx, []string{stream})[0]
+	if d.Err != nil {
+		return nil, d.Err
+	}
+	return d.Groups, nil
+}
+
+// streamParts are the answers that describe one stream.
+type streamParts struct {
+	info   *redis.Cmd
+	groups *redis.XInfoGroupsCmd
+	meta   *redis.MapStringStringCmd
+}
+
+// describe fills in descriptions: first of the streams, then of all their groups.
+func (c *Client) describe(ctx context.Context, described []Description) {
+	var now *redis.TimeCmd
+	parts := make([]streamParts, len(described))
+	_ = c.pipelined(ctx, infoScript, func(p redis.Pipeliner) { // the replies say it
+		now = p.Time(ctx)
+		for i, d := range described {
+			key := c.streamKey(d.Stream)
+			parts[i] = streamParts{
+				info:   infoScript.EvalSha(ctx, p, []string{key}),
+				groups: p.XInfoGroups(ctx, key),
+				meta:   p.HGetAll(ctx, c.metaKey(d.Stream)),
+			}
+		}
+	})
+	var groups []*groupParts
+	for i := range described {
+		d := &described[i]
+		d.Info, d.Err = parts[i].stream()
+		if d.Err == nil {
+			d.Err = now.Err()
+		}
+		if d.Err != nil || !d.Info.Exists {
+			continue
+		}
+		for _, g := range parts[i].groups.Val() {
+			groups = append(groups, &groupParts{of: d, group: g, meta: parts[i].meta.Val()})
+		}
+	}
+	for some := range slices.Chunk(groups, groupsPerTrip) {
+		c.describeGroups(ctx, some, now.Val())
+	}
+}
+
+// stream reads what the answers say of the stream itself.
+func (p streamParts) stream() (StreamInfo, error) {
+	values, err := p.info.Slice()
+	switch {
+	case err != nil || len(values) == 0:
+		return StreamInfo{}, err
+	case p.groups.Err() != nil && !isNoSuchKey(p.groups.Err()):
+		err = p.groups.Err()
+	case p.meta.Err() != nil:
+		err = p.meta.Err()
+	}
+	if len(values) < 4 {
+		return StreamInfo{}, errReply
+	}
+	info := StreamInfo{Exists: true}
+	info.Length, _ = values[0].(int64)
+	info.EntriesAdded, _ = values[1].(int64)
+	last, _ := values[2].(string)
+	first, _ := values[3].(string)
+	info.First, _ = ParseID(first) // absent in an empty stream
+	var bad error
+	if info.Last, bad = ParseID(last); bad != nil {
+		return StreamInfo{}, fmt.Errorf("last generated ID %q: %w", last, bad)
+	}
+	return info, err
+}
+
+// groupParts are the answers that describe one group.
+type groupParts struct {
+	of    *Description
+	group redis.XInfoGroup
+	meta  map[string]string
+
+	pending                       *redis.XPendingCmd
+	lane, dead, deferred, waiting *redis.IntCmd
+	alive                         *redis.ZSliceCmd
+	consumers, laneConsumers      *redis.XInfoConsumersCmd
+	waits                         *redis.Cmd // nil where nothing waits
+}
+
+func (c *Client) describeGroups(ctx context.Context, groups []*groupParts, now time.Time) {
+	_, _ = c.admin.Pipelined(ctx, func(p redis.Pipeliner) error { // the replies say it
+		for _, g := range groups {
+			stream, name := g.of.Stream, g.group.Name
+			g.pending = p.XPending(ctx, c.streamKey(stream), name)
+			g.lane = p.XLen(ctx, c.laneKey(stream, name))
+			g.dead = p.XLen(ctx, c.deadKey(stream, name))
+			g.deferred = p.ZCard(ctx, c.deferredKey(stream, name))
+			g.waiting = p.ZCard(ctx, c.waitingKey(stream, name))
+			g.alive = p.ZRangeWithScores(ctx, c.aliveKey(stream, name), 0, -1)
+			g.consumers = p.XInfoConsumers(ctx, c.streamKey(stream), name)
+			g.laneConsumers = p.XInfoConsumers(ctx, c.laneKey(stream, name), name)
+		}
+		return nil
+	})
+	if slices.ContainsFunc(groups, func(g *groupParts) bool { return g.waiting.Val() > 0 }) {
+		_ = c.pipelined(ctx, waitingScript, func(p redis.Pipeliner) {
+			for _, g := range groups {
+				if g.waiting.Val() > 0 {
+					key := c.waitingKey(g.of.Stream, g.group.Name)
+					g.waits = waitingScript.EvalSha(ctx, p, []string{key}, maxWaiting)
+				}
+			}
+		})
+	}
+	for _, g := range groups {
+		info, err := g.info(now)
+		switch {
+		case err == nil:
+			g.of.Groups = append(g.of.Groups, info)
+		case Classify(err) == Lost: // it was destroyed meanwhile
+		case g.of.Err == nil:
+			g.of.Err = err
+		}
+	}
+}
+
+// info reads what the answers say of the group.
+func (g *groupParts) info(now time.Time) (GroupInfo, error) {
+	for _, cmd := range []redis.Cmder{
+		g.pending, g.lane, g.dead, g.deferred, g.waiting, g.alive, g.consumers,
+	} {
+		if cmd.Err() != nil {
+			return GroupInfo{}, cmd.Err()
+		}
+	}
+	// A group of other software has no lane.
+	if err := g.laneConsumers.Err(); err != nil && !isNoSuchKey(err) && Classify(err) != Lost {
+		return GroupInfo{}, err
+	}
+	delivered, err := ParseID(g.group.LastDeliveredID)
+	if err != nil {
+		return GroupInfo{}, err
+	}
+	oldest, _ := ParseID(g.pending.Val().Lower) // empty when nothing is pending
+	info := GroupInfo{
+		Name: g.group.Name, Consumers: int(g.group.Consumers),
+		Pending: g.group.Pending, OldestPending: oldest, LastDelivered: delivered,
+		Lag: lag(g.of.Info, g.group, delivered), Lost: -1,
+		Deferred: g.deferred.Val() + g.waiting.Val(), Waits: g.waiting.Val(), Lane: g.lane.Val(), Dead: g.dead.Val(),
+		Unhandled: map[string]int64{}, Waiting: map[string]time.Time{},
+	}
+	if g.waits != nil {
+		if info.Waiting, err = waitingSince(g.waits); err != nil {
+			return GroupInfo{}, err
+		}
+	}
+	info.addMembers(g.alive.Val(), now.Add(-aliveWithin), g.consumers.Val(), g.laneConsumers.Val())
+	info.addMeta(g.meta)
+	return info, nil
+}
