@@ -87,7 +87,8 @@ func (c *consumer) walk(m *membership) (types []string, more bool) {
 		w.at, w.after = 0, ""
 		return nil, false
 	}
-	types, err := c.bus.log.WaitingTypes(c.reading, m.stream, c.cfg.Group, w.prefixes[w.at], w.after, typesAtOnce)
+	prefix := w.prefixes[w.at]
+	types, err := c.bus.log.WaitingTypes(c.reading, m.stream, c.cfg.Group, prefix, w.after, typesAtOnce)
 	switch {
 	case err != nil:
 		return nil, false // the next beat goes on
@@ -110,15 +111,13 @@ func (c *consumer) fetch(m *membership, types []string) (fetched int, goOn bool)
 		// As when taking over: reconcile may have found them and had them settled before this
 		// answer came.
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, c.budget.entries(min(room, takeBatch)))
+			count := c.budget.entries(min(room, takeBatch))
+			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, count)
 		})
-		if err != nil {
-			return fetched, false
-		}
-		if listed == 0 {
-			return fetched, true
-		}
+		c.holdings.arrive(fresh, true) // also beside an error: they are held
 		fetched += listed
-		c.holdings.arrive(fresh, true)
+		if err != nil || listed == 0 {
+			return fetched, err == nil
+		}
 	}
 }

@@ -66,11 +66,11 @@ func (f *forgetting) begin(ctx context.Context, dryRun bool) error {
 	reason := ""
 	switch done.Result {
 	case redisstream.StillHandled:
-		reason = fmt.Sprintf("consumer %s is alive and handles it, and would bring it back at once: "+
-			"stop it, or start it without the pattern", done.Consumer)
+		reason = fmt.Sprintf("consumer %s is alive and handles it, and would bring it back "+
+			"at once: stop it, or start it without the pattern", done.Consumer)
 	case redisstream.NotSaidYet:
-		reason = fmt.Sprintf("consumer %s has joined just now and has not said what it handles: "+
-			"try again in some seconds", done.Consumer)
+		reason = fmt.Sprintf("consumer %s has joined just now and has not said what it "+
+			"handles: try again in some seconds", done.Consumer)
 	case redisstream.NothingElse:
 		reason = "the group takes nothing else"
 	default:
@@ -85,7 +85,9 @@ func (f *forgetting) failed(err error) error {
 
 // each calls the function with the types of which events wait, some at a time, and returns the sum
 // of its results.
-func (f *forgetting) each(ctx context.Context, do func(context.Context, []string) (int, error)) (sum int, err error) {
+func (f *forgetting) each(
+	ctx context.Context, do func(context.Context, []string) (int, error),
+) (sum int, err error) {
 	op := "look through what waits in group " + f.group + " of"
 	for after := ""; ; {
 		types, err := f.bus.log.WaitingTypes(ctx, f.stream, f.group, "", after, typesAtOnce)

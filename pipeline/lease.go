@@ -52,14 +52,14 @@ func (c *consumer) claimFromStrangers(m *membership) {
 	if room == 0 {
 		return
 	}
-	_, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
+	_, fresh, _ := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 		return c.bus.log.Strangers(c.reading, c.self, m.stream, c.cfg.Policy.ClaimIdle, c.most(room))
 	})
-	if err == nil && len(fresh) > 0 {
+	if len(fresh) > 0 {
 		c.logger.Info("deliveries that a consumer of other software has left for long were claimed",
 			"stream", m.stream, "deliveries", len(fresh))
-		c.holdings.arrive(fresh, true)
 	}
+	c.holdings.arrive(fresh, true) // also beside an error: they are held
 }
 
 // loseLease ends the handling of a delivery that another consumer has by now.

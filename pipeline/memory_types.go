@@ -11,7 +11,9 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-func (m *memory) LetWait(_ context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64) ([]redisstream.Settled, error) {
+func (m *memory) LetWait(
+	_ context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64,
+) ([]redisstream.Settled, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	settled := make([]redisstream.Settled, len(waits))
@@ -29,7 +31,9 @@ func (m *memory) LetWait(_ context.Context, c redisstream.Consumer, stream strin
 	return settled, nil
 }
 
-func (g *memoryGroup) letWait(c redisstream.Consumer, w redisstream.Wait, bound int) redisstream.Settled {
+func (g *memoryGroup) letWait(
+	c redisstream.Consumer, w redisstream.Wait, bound int,
+) redisstream.Settled {
 	switch p := g.pending[w.Ref]; {
 	case p == nil || p.consumer != c.Name:
 		return redisstream.LeaseLost
@@ -49,7 +53,9 @@ func (g *memoryGroup) waitingCount() int {
 	return n
 }
 
-func (m *memory) WaitingTypes(_ context.Context, stream, group, prefix, after string, most int) ([]string, error) {
+func (m *memory) WaitingTypes(
+	_ context.Context, stream, group, prefix, after string, most int,
+) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -70,7 +76,9 @@ func (g *memoryGroup) waitingSince() map[string]time.Time {
 	return since
 }
 
-func (m *memory) Fetch(_ context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error) {
+func (m *memory) Fetch(
+	_ context.Context, c redisstream.Consumer, stream string, types []string, count int,
+) ([]redisstream.Delivered, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -92,10 +100,13 @@ func (m *memory) Fetch(_ context.Context, c redisstream.Consumer, stream string,
 	if moved == 0 {
 		return nil, nil
 	}
-	return g.hand(c, redisstream.Ref{Stream: stream, Lane: true}, &g.lane, &g.laneCursor, count), nil
+	lane := redisstream.Ref{Stream: stream, Lane: true}
+	return g.hand(c, lane, &g.lane, &g.laneCursor, count), nil
 }
 
-func (m *memory) Forget(_ context.Context, stream, group string, f redisstream.Forget) (redisstream.Forgotten, error) {
+func (m *memory) Forget(
+	_ context.Context, stream, group string, f redisstream.Forget,
+) (redisstream.Forgotten, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -104,7 +115,8 @@ func (m *memory) Forget(_ context.Context, stream, group string, f redisstream.F
 	}
 	result, consumer := g.mayForget(f, m.clock()-memoryAlive.Milliseconds())
 	if result == redisstream.Forgot && !f.DryRun {
-		g.patterns.Set = slices.DeleteFunc(slices.Clone(g.patterns.Set), func(p string) bool { return p == f.Pattern })
+		is := func(p string) bool { return p == f.Pattern }
+		g.patterns.Set = slices.DeleteFunc(slices.Clone(g.patterns.Set), is)
 		g.patterns.Version++
 	}
 	return redisstream.Forgotten{Result: result, Consumer: consumer, Patterns: g.patterns}, nil
@@ -112,7 +124,9 @@ func (m *memory) Forget(_ context.Context, stream, group string, f redisstream.F
 
 // mayForget says whether the group may forget a pattern: no consumer that has beaten since then
 // handles it.
-func (g *memoryGroup) mayForget(f redisstream.Forget, since int64) (result redisstream.ForgetResult, consumer string) {
+func (g *memoryGroup) mayForget(
+	f redisstream.Forget, since int64,
+) (result redisstream.ForgetResult, consumer string) {
 	if !slices.Contains(g.patterns.Set, f.Pattern) {
 		return redisstream.NotTaken, ""
 	}
@@ -137,7 +151,9 @@ func (g *memoryGroup) mayForget(f redisstream.Forget, since int64) (result redis
 	return redisstream.Forgot, ""
 }
 
-func (m *memory) DropWaiting(_ context.Context, stream, group, eventType string, version int64) (dropped int, s redisstream.Settled, err error) {
+func (m *memory) DropWaiting(
+	_ context.Context, stream, group, eventType string, version int64,
+) (dropped int, s redisstream.Settled, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -152,7 +168,9 @@ func (m *memory) DropWaiting(_ context.Context, stream, group, eventType string,
 	return dropped, redisstream.Done, nil
 }
 
-func (m *memory) CountWaiting(_ context.Context, stream, group string, types []string) (n int, err error) {
+func (m *memory) CountWaiting(
+	_ context.Context, stream, group string, types []string,
+) (n int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if g := m.group(stream, group); g != nil {

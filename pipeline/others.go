@@ -203,10 +203,11 @@ func (c *consumer) siftOthers(m *membership, others []other) (skips, waits []oth
 // handler of the group is for.
 func (c *consumer) foreign(h *holding, e *decoded) *redisstream.Burial {
 	delivery := Delivery{
-		Event: e.Event, Stream: h.Stream, Position: positionOf(h.ref.ID), First: time.Now().UTC(), ref: h.ref,
+		Event: e.Event, Stream: h.Stream, Position: positionOf(h.ref.ID),
+		First: time.Now().UTC(), ref: h.ref,
 	}
-	return c.burialOf(&delivery, KindForeign, fmt.Errorf(
-		"entry carries no event, and the group has no handler for the type %q that stands for such entries", e.Type))
+	return c.burialOf(&delivery, KindForeign, fmt.Errorf("entry carries no event, and the group has "+
+		"no handler for the type %q that stands for such entries", e.Type))
 }
 
 // skipOthers acknowledges and counts others that the group does not take, and reports whether that
@@ -238,10 +239,12 @@ func (c *consumer) letWait(m *membership, others []other, most int) bool {
 	bytes := 0
 	for _, o := range others[:min(len(others), most)] {
 		message := c.again(o.h.ref, &o.event, o.event.attempt, o.event.origin)
-		if bytes += len(message.Metadata) + len(message.Payload); len(waits) > 0 && bytes > waitBytes {
+		bytes += len(message.Metadata) + len(message.Payload)
+		if len(waits) > 0 && bytes > waitBytes {
 			break
 		}
-		waits = append(waits, redisstream.Wait{Ref: o.h.ref, Type: waitingType(m.stream, o.event.Type), Message: message})
+		eventType := waitingType(m.stream, o.event.Type)
+		waits = append(waits, redisstream.Wait{Ref: o.h.ref, Type: eventType, Message: message})
 	}
 	results, _ := c.bus.log.LetWait(c.reading, c.self, m.stream, waits, c.groupPatterns(m).Version)
 	var settled []*holding
@@ -266,8 +269,8 @@ func (c *consumer) noteFull(m *membership, last redisstream.Settled) {
 		m.waitFull = false
 	case last == redisstream.Full && !m.waitFull:
 		m.waitFull = true
-		c.logger.Error("as many events of the group as may wait for a consumer of their type do: "+
-			"more are held here, up to a bound, and then the stream is not read", "stream", m.stream,
+		c.logger.Error("as many events of the group as may wait for a consumer of their type do: more "+
+			"are held here, up to a bound, and then the stream is not read", "stream", m.stream,
 			"hint", fmt.Sprintf("millrace group info %s %s names the types", m.stream, c.cfg.Group))
 	}
 }

@@ -35,12 +35,14 @@ func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 			return taken, err
 		})
 		m.takingOver.Unlock()
+		if listed > 0 {
+			c.logger.Info("deliveries of a consumer that is gone were taken over", "stream", m.stream,
+				"peer", p.Name, "left", p.Beat == redisstream.Left, "deliveries", listed)
+		}
+		c.holdings.arrive(fresh, true) // also beside an error: they are held
 		if err != nil || listed == 0 {
 			return
 		}
-		c.logger.Info("deliveries of a consumer that is gone were taken over", "stream", m.stream,
-			"peer", p.Name, "left", p.Beat == redisstream.Left, "deliveries", listed)
-		c.holdings.arrive(fresh, true)
 	}
 }
 

@@ -101,20 +101,30 @@ type typeLog interface {
 	// LetWait settles deliveries, all of one stream, by copies that wait until a consumer comes that
 	// handles their types. Where the patterns of the group are not of the given version, nothing is done.
 	// Each delivery has its own result; the error is the reason of those that are Unknown.
-	LetWait(ctx context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64) ([]redisstream.Settled, error)
+	LetWait(
+		ctx context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64,
+	) ([]redisstream.Settled, error)
 	// WaitingTypes names up to most types of which events wait for a consumer that handles them, in their
 	// order: those that begin with the prefix and come behind the type after. There are no more where it
 	// names none.
-	WaitingTypes(ctx context.Context, stream, group, prefix, after string, most int) ([]string, error)
+	WaitingTypes(
+		ctx context.Context, stream, group, prefix, after string, most int,
+	) ([]string, error)
 	// Fetch hands up to count events that wait for a consumer of one of the types to this one, the oldest
 	// of each type first.
-	Fetch(ctx context.Context, c redisstream.Consumer, stream string, types []string, count int) ([]redisstream.Delivered, error)
+	Fetch(
+		ctx context.Context, c redisstream.Consumer, stream string, types []string, count int,
+	) ([]redisstream.Delivered, error)
 	// Forget takes a pattern away from what a group takes, unless a live consumer handles it.
-	Forget(ctx context.Context, stream, group string, f redisstream.Forget) (redisstream.Forgotten, error)
+	Forget(
+		ctx context.Context, stream, group string, f redisstream.Forget,
+	) (redisstream.Forgotten, error)
 	// DropWaiting takes the events of a type out of what waits for a consumer, and counts them as
 	// unhandled. It returns how many that were, and Changed where the patterns of the group are not of the
 	// given version by then.
-	DropWaiting(ctx context.Context, stream, group, eventType string, version int64) (dropped int, s redisstream.Settled, err error)
+	DropWaiting(
+		ctx context.Context, stream, group, eventType string, version int64,
+	) (dropped int, s redisstream.Settled, err error)
 	// CountWaiting is how many events of these types wait for a consumer.
 	CountWaiting(ctx context.Context, stream, group string, types []string) (int, error)
 }

@@ -18,7 +18,8 @@
 //
 // settle is ours and outermost. It recovers panics and hands what the rest returned to the delivery, exactly once: nil
 // acknowledges the event, an error or a panic makes the attempt a failure, and the group's Policy says what follows. The Ack and
-// Nack of Watermill's message have no effect, so a middleware decides by what it returns.
+// Nack of Watermill's message have no effect, so a middleware decides by what it returns. What it
+// makes of the payload is what the handler gets.
 //
 // The ctx of a handler carries the correlation and causation of its event. What the handler publishes with it belongs to
 // the same story without anybody passing IDs on.

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -216,15 +217,34 @@ func (g *Group) dispatch(msg *message.Message) error {
 	if d == nil {
 		return errNoDelivery
 	}
+	return g.handle(msg.Context(), d)
+}
+
+// dispatchPayload is dispatch behind middleware, which may have changed the payload: the handler gets
+// it as it is now. The delivery itself keeps what is stored: that is what a retry brings again.
+func (g *Group) dispatchPayload(msg *message.Message) error {
+	d := pipeline.CurrentDelivery(msg.Context())
+	if d == nil {
+		return errNoDelivery
+	}
+	if !bytes.Equal(msg.Payload, d.Event.Data) {
+		changed := *d
+		changed.Event.Data = msg.Payload
+		d = &changed
+	}
+	return g.handle(msg.Context(), d)
+}
+
+func (g *Group) handle(ctx context.Context, d *pipeline.Delivery) error {
 	if g.policy.Timeout > 0 { // for the stack of a handler that is stuck; the goroutine ends with the delivery
-		pprof.SetGoroutineLabels(pprof.WithLabels(msg.Context(), pprof.Labels(pipeline.LabelDelivery, d.Event.ID)))
+		pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels(pipeline.LabelDelivery, d.Event.ID)))
 	}
 	h := g.handler(d.Event.Type)
 	if h == nil {
 		// The bus hands over only what matches the patterns it was given, so this is a defect, and a failure keeps the event.
 		return fmt.Errorf("no handler for type %q", d.Event.Type)
 	}
-	return h(msg.Context(), d)
+	return h(ctx, d)
 }
 
 func (g *Group) handler(eventType string) Handler {

@@ -58,6 +58,10 @@ func New(src Source, cfg Config) *Router {
 // Use adds Watermill middleware around the handlers of all groups; the one added first is the outermost. Middleware sees
 // the handler's error before it settles the delivery and may change it; a message that it returns for publishing is an
 // error, since a handler publishes through the bus.
+//
+// Middleware that changes msg.Payload, to decrypt it or to bring an older form up to date, changes
+// what the handler gets: Event.Data of its delivery, and so the Data of a typed handler. What is
+// stored stays as it is: each further attempt begins with it, and pipeline.CurrentDelivery has it.
 func (r *Router) Use(mw ...message.HandlerMiddleware) { r.middleware = append(r.middleware, mw...) }
 
 // Run subscribes every group and blocks until ctx ends. Then it drains and returns nil. When the drain deadline cut handlers
@@ -144,7 +148,11 @@ func (r *Router) serve(ctx context.Context, feeds []feed) error {
 	wm.AddMiddleware(r.settle)
 	wm.AddMiddleware(r.middleware...)
 	for _, f := range feeds {
-		wm.AddConsumerHandler(f.group.name, pipeline.AllStreams, f, f.group.dispatch)
+		dispatch := f.group.dispatch
+		if len(r.middleware) > 0 {
+			dispatch = f.group.dispatchPayload
+		}
+		wm.AddConsumerHandler(f.group.name, pipeline.AllStreams, f, dispatch)
 	}
 	return wm.Run(context.WithoutCancel(ctx))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -43,6 +44,9 @@ func (r *Router) settle(next message.HandlerFunc) message.HandlerFunc {
 		if !d.Begin() {
 			returned = true
 			return nil, pipeline.ErrLeaseLost
+		}
+		if len(r.middleware) > 0 { // which may change it in place; a retry brings what is stored
+			msg.Payload = slices.Clone(msg.Payload)
 		}
 		produced, err := next(msg)
 		if err == nil && len(produced) > 0 {

@@ -178,13 +178,23 @@ func (c *Client) Load(ctx context.Context, group string, refs []Ref) ([]Delivere
 	}
 	loaded := make([]Delivered, len(refs))
 	for i, ref := range refs {
-		loaded[i] = Delivered{Ref: ref, Gone: true}
-		err := newReply(textOf(replies[i].Val())).entries(func(e Entry, gone bool) { loaded[i].Entry, loaded[i].Gone = e, gone })
-		if err != nil {
+		if loaded[i], err = loadedFrom(ref, textOf(replies[i].Val())); err != nil {
 			return nil, err
 		}
 	}
 	return loaded, nil
+}
+
+// loadedFrom reads the entry of a delivery from the reply of XRANGE. One that can't be read must not keep
+// back those that are loaded with it.
+func loadedFrom(ref Ref, text string) (Delivered, error) {
+	d := Delivered{Ref: ref, Gone: true}
+	err := newReply(text).entries(func(e Entry, gone bool) { d.Entry, d.Gone = e, gone })
+	if errors.Is(err, errReply) {
+		d.Entry, d.Gone = unreadable(ref.ID, text), false
+		err = nil
+	}
+	return d, err
 }
 
 // Ack settles deliveries as handled. It returns those that are settled, also because their group is gone, and those that may not
@@ -392,18 +402,17 @@ func (c *Client) Fetch(ctx context.Context, consumer Consumer, stream string, ty
 		return nil, err
 	}
 	fetched := make([]Delivered, 0, len(got))
+	var first error
 	for _, item := range got {
-		entry, ok := item.([]any)
-		if !ok {
-			return fetched, errReply
-		}
+		entry, _ := item.([]any)
 		d, err := handedOver(stream, true, entry)
-		if err != nil {
-			return fetched, err
+		if err == nil {
+			fetched = append(fetched, d)
+		} else if first == nil {
+			first = err
 		}
-		fetched = append(fetched, d)
 	}
-	return fetched, nil
+	return fetched, first
 }
 
 // TakeOver moves some deliveries of the peer to this consumer if the peer's beat is still the given one, and forgets the peer
@@ -417,16 +426,19 @@ func (c *Client) TakeOver(ctx context.Context, consumer Consumer, stream string,
 	return allTakenOver(stream, got)
 }
 
-func allTakenOver(stream string, items []any) ([]Delivered, error) {
-	taken := make([]Delivered, 0, len(items))
+// allTakenOver reads what a script has taken over. An item that can't be read keeps back no other; the
+// error is that of the first one.
+func allTakenOver(stream string, items []any) (taken []Delivered, first error) {
+	taken = make([]Delivered, 0, len(items))
 	for _, item := range items {
 		d, err := takenOver(stream, item)
-		if err != nil {
-			return taken, err
+		if err == nil {
+			taken = append(taken, d)
+		} else if first == nil {
+			first = err
 		}
-		taken = append(taken, d)
 	}
-	return taken, nil
+	return taken, first
 }
 
 func takenOver(stream string, item any) (Delivered, error) {

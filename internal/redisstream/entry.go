@@ -13,6 +13,9 @@ const (
 	FieldPayload  = "payload"
 )
 
+// FieldUnreadable is the only field of what stands for an entry that can't be read.
+const FieldUnreadable = "millrace_unreadable"
+
 // Entry is one entry of a stream as the server sent it. Almost all are ours and have just three fields in one order: they are kept as a
 // Message, without a slice of fields.
 type Entry struct {

@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// reply is a cursor over one RESP2 reply. Entries are parsed from it and not through go-redis' types, which put the
-// fields into a map: order and duplicates of foreign entries would be lost (RELIABILITY F43), and each entry would cost a
-// map. The strings it returns share the memory of the reply.
+// reply is a cursor over one RESP2 reply. Entries are parsed from it and not through go-redis'
+// types, which put the fields into a map: order and duplicates of foreign entries would be lost
+// (RELIABILITY F43), and each entry would cost a map. The strings it returns share the memory of
+// the reply.
 type reply struct{ rest string }
 
 func newReply(text string) *reply { return &reply{rest: text} }
@@ -66,7 +67,8 @@ func (r *reply) text() (string, error) {
 	return text, nil
 }
 
-// entry returns the next entry of a stream. gone means that the server knows its ID, but no longer its fields.
+// entry returns the next entry of a stream. gone means that the server knows its ID, but no longer
+// its fields.
 func (r *reply) entry() (e Entry, gone bool, err error) {
 	if n, err := r.array(); err != nil || n != 2 {
 		return e, false, errors.Join(err, errReply)
@@ -102,29 +104,87 @@ func (r *reply) entry() (e Entry, gone bool, err error) {
 	return e, false, nil
 }
 
-// entries returns a list of entries, as XRANGE answers.
-func (r *reply) entries(each func(e Entry, gone bool)) error {
-	n, err := r.array()
-	if err != nil {
-		return err
-	}
-	for range n {
-		e, gone, err := r.entry()
-		if err != nil {
-			return err
+// skip passes over the next element, whatever it is.
+func (r *reply) skip() error {
+	for left := 1; left > 0; left-- {
+		end := strings.Index(r.rest, "\r\n")
+		if end < 1 {
+			return errReply
 		}
-		each(e, gone)
+		kind, text := r.rest[0], r.rest[1:end]
+		r.rest = r.rest[end+2:]
+		if kind != '$' && kind != '*' {
+			continue
+		}
+		n, err := strconv.Atoi(text)
+		switch {
+		case err != nil || n > len(r.rest):
+			return errReply
+		case n < 0: // nil
+		case kind == '*':
+			left += n
+		case len(r.rest) < n+2:
+			return errReply
+		default:
+			r.rest = r.rest[n+2:]
+		}
 	}
 	return nil
 }
 
-// streams returns the entries of several streams, as XREAD and XREADGROUP answer.
-func (r *reply) streams(each func(key string, e Entry, gone bool)) error {
+// list calls read for each element of a list. One that it can't read keeps back no other: it is
+// passed over, unless odd makes something of its text, and the error is that of the first one.
+// Where it can't be seen where the next one begins, the list ends.
+func (r *reply) list(read func() error, odd func(text string) bool) error {
 	n, err := r.array()
 	if err != nil {
 		return err
 	}
+	var first error
 	for range n {
+		before := r.rest
+		err := read()
+		if err == nil {
+			continue
+		}
+		r.rest = before
+		if skipErr := r.skip(); skipErr != nil {
+			return errors.Join(first, err)
+		}
+		if text := before[:len(before)-len(r.rest)]; !odd(text) && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// entries returns a list of entries, as XRANGE answers.
+func (r *reply) entries(each func(e Entry, gone bool)) error {
+	var e Entry
+	read := func() (err error) {
+		var gone bool
+		if e, gone, err = r.entry(); err == nil {
+			each(e, gone)
+		}
+		return err
+	}
+	return r.list(read, func(text string) bool {
+		if e.ID.IsZero() {
+			return false
+		}
+		each(unreadable(e.ID, text), false)
+		return true
+	})
+}
+
+// unreadable returns what stands for an entry that can't be read: one of other software, with the
+// reply in its only field. It has to come out of the group's pending list, and somebody should see
+// it.
+func unreadable(id ID, text string) Entry { return NewEntry(id, []string{FieldUnreadable, text}) }
+
+// streams returns the entries of several streams, as XREAD and XREADGROUP answer.
+func (r *reply) streams(each func(key string, e Entry, gone bool)) error {
+	read := func() error {
 		if two, err := r.array(); err != nil || two != 2 {
 			return errors.Join(err, errReply)
 		}
@@ -132,9 +192,7 @@ func (r *reply) streams(each func(key string, e Entry, gone bool)) error {
 		if err != nil {
 			return err
 		}
-		if err := r.entries(func(e Entry, gone bool) { each(key, e, gone) }); err != nil {
-			return err
-		}
+		return r.entries(func(e Entry, gone bool) { each(key, e, gone) })
 	}
-	return nil
+	return r.list(read, func(string) bool { return false })
 }

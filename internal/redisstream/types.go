@@ -10,7 +10,9 @@ import (
 // LetWait settles deliveries, all of one stream, by copies that wait until a consumer comes that
 // handles their types. Where the patterns of the group are not of the given version, nothing is
 // done. Each delivery has its own result; the error is the reason of those that are Unknown.
-func (c *Client) LetWait(ctx context.Context, consumer Consumer, stream string, waits []Wait, version int64) ([]Settled, error) {
+func (c *Client) LetWait(
+	ctx context.Context, consumer Consumer, stream string, waits []Wait, version int64,
+) ([]Settled, error) {
 	settled := make([]Settled, len(waits))
 	var first error
 	for _, lane := range []bool{false, true} {
@@ -19,7 +21,8 @@ func (c *Client) LetWait(ctx context.Context, consumer Consumer, stream string, 
 		for i, w := range waits {
 			if w.Lane == lane {
 				of = append(of, i)
-				args = append(args, w.ID.String(), w.Type, w.Message.UUID, w.Message.Metadata, w.Message.Payload)
+				args = append(args, w.ID.String(), w.Type)
+				args = append(args, w.Message.UUID, w.Message.Metadata, w.Message.Payload)
 			}
 		}
 		if len(of) == 0 {
@@ -41,7 +44,9 @@ func (c *Client) LetWait(ctx context.Context, consumer Consumer, stream string, 
 // WaitingTypes names up to most types of which events wait for a consumer that handles them, in
 // their order: those that begin with the prefix and come behind the type after. There are no more
 // where it names none: it may name fewer than there are.
-func (c *Client) WaitingTypes(ctx context.Context, stream, group, prefix, after string, most int) ([]string, error) {
+func (c *Client) WaitingTypes(
+	ctx context.Context, stream, group, prefix, after string, most int,
+) ([]string, error) {
 	from, to := "-", "+"
 	if prefix != "" {
 		from, to = "["+prefix, "("+successor(prefix)
@@ -49,7 +54,8 @@ func (c *Client) WaitingTypes(ctx context.Context, stream, group, prefix, after 
 	if after != "" {
 		from = "(" + after + "\x01" // behind all events of the type
 	}
-	got, err := waitingScript.Run(ctx, c.admin, []string{c.waitingKey(stream, group)}, most, from, to).StringSlice()
+	key := []string{c.waitingKey(stream, group)}
+	got, err := waitingScript.Run(ctx, c.admin, key, most, from, to).StringSlice()
 	if err != nil {
 		return nil, err
 	}
@@ -112,10 +118,13 @@ func (c *Client) Forget(ctx context.Context, stream, group string, f Forget) (Fo
 // DropWaiting takes the events of a type out of what waits for a consumer, in steps, and counts
 // them as unhandled. It returns how many that were, and Changed where the patterns of the group are
 // not of the given version by then.
-func (c *Client) DropWaiting(ctx context.Context, stream, group, eventType string, version int64) (dropped int, s Settled, err error) {
+func (c *Client) DropWaiting(
+	ctx context.Context, stream, group, eventType string, version int64,
+) (dropped int, s Settled, err error) {
 	keys := []string{c.waitingKey(stream, group), c.metaKey(stream)}
+	args := []any{group, version, eventType, dropBatch, UnhandledTypes}
 	for {
-		n, err := dropScript.Run(ctx, c.admin, keys, group, version, eventType, dropBatch, UnhandledTypes).Int()
+		n, err := dropScript.Run(ctx, c.admin, keys, args...).Int()
 		if err != nil {
 			return dropped, Unknown, err
 		}
@@ -130,7 +139,9 @@ func (c *Client) DropWaiting(ctx context.Context, stream, group, eventType strin
 }
 
 // CountWaiting is how many events of these types wait for a consumer.
-func (c *Client) CountWaiting(ctx context.Context, stream, group string, types []string) (int, error) {
+func (c *Client) CountWaiting(
+	ctx context.Context, stream, group string, types []string,
+) (int, error) {
 	counts := make([]*redis.IntCmd, len(types))
 	_, err := c.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, t := range types {

@@ -17,11 +17,13 @@ func waiting(t *testing.T, payload string, types ...string) (*Client, redis.Univ
 	server := redistest.Start(t)
 	c := connect(t, server, "acme")
 	consumer := Consumer{Group: "g", Name: "c"}
-	if _, err := c.Join(t.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.**"}}); err != nil {
+	join := Join{Stream: "booking", Patterns: []string{"booking.**"}}
+	if _, err := c.Join(t.Context(), consumer, join); err != nil {
 		t.Fatal(err)
 	}
 	messages := numbered(len(types), payload)
-	if _, _, err := c.Append(t.Context(), "booking", Writer{Name: "w", Seq: 1}, messages); err != nil {
+	writer := Writer{Name: "w", Seq: 1}
+	if _, _, err := c.Append(t.Context(), "booking", writer, messages); err != nil {
 		t.Fatal(err)
 	}
 	read, err := c.Read(t.Context(), consumer, []string{"booking"}, len(types), MaxBlock)
@@ -41,7 +43,8 @@ func waiting(t *testing.T, payload string, types ...string) (*Client, redis.Univ
 
 func TestG08WaitingTypes(t *testing.T) {
 	t.Parallel()
-	c, _ := waiting(t, "{}", "booking.b.x", "booking.a", "booking.a", "booking.b", "booking.b-x", "booking", "bookings.x", "booking.\xff")
+	c, _ := waiting(t, "{}", "booking.b.x", "booking.a", "booking.a", "booking.b", "booking.b-x", "booking",
+		"bookings.x", "booking.\xff")
 	for _, test := range []struct {
 		prefix, after string
 		most          int
@@ -56,7 +59,8 @@ func TestG08WaitingTypes(t *testing.T) {
 	} {
 		got, err := c.WaitingTypes(t.Context(), "booking", "g", test.prefix, test.after, test.most)
 		if text := strings.Join(got, " "); text != test.want || err != nil {
-			t.Errorf("%d with %q behind %q: %q, error %v, want %q", test.most, test.prefix, test.after, text, err, test.want)
+			t.Errorf("%d with %q behind %q: %q, error %v, want %q",
+				test.most, test.prefix, test.after, text, err, test.want)
 		}
 	}
 }
@@ -105,9 +109,14 @@ func TestG08LetWait(t *testing.T) {
 		}
 		waits[i] = Wait{Ref: d.Ref, Type: "booking.a", Message: m}
 	}
-	if settled, err := c.LetWait(t.Context(), consumer, "booking", waits, 7); err != nil || !slices.Equal(settled, []Settled{Changed, Changed, Changed}) {
-		t.Errorf("with other patterns: %v, error %v, want %d for each", settled, err, Changed)
+	letWait := func(name string, waits []Wait, version int64, want ...Settled) {
+		t.Helper()
+		got, err := c.LetWait(t.Context(), consumer, "booking", waits, version)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %v, error %v, want %v", name, got, err, want)
+		}
 	}
+	letWait("with other patterns", waits, 7, Changed, Changed, Changed)
 	const fill = `for i = ARGV[1], ARGV[2] do redis.call('ZADD', KEYS[1], 0, 'x\0' .. i .. '\0') end`
 	for n := 1; n < GroupBound; n += 5000 { // in steps that end long before a time-out
 		last := min(n+4999, GroupBound-1)
@@ -116,23 +125,18 @@ func TestG08LetWait(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if settled, err := c.LetWait(t.Context(), consumer, "booking", waits, 1); err != nil || !slices.Equal(settled, []Settled{Done, Full, Full}) {
-		t.Errorf("with room for one: %v, error %v", settled, err)
-	}
+	letWait("with room for one", waits, 1, Done, Full, Full)
 	// One whose answer was lost is settled, although there is no room.
-	if settled, err := c.LetWait(t.Context(), consumer, "booking", waits[:1], 1); err != nil || settled[0] != Done {
-		t.Errorf("again: %v, error %v, want done", settled, err)
-	}
+	letWait("again", waits[:1], 1, Done)
 	if n := client.XLen(t.Context(), c.laneKey("booking", "g")).Val(); n != 2 {
 		t.Errorf("%d entries are in the lane, want the 2 that had no room", n)
 	}
-	if beat, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil || !beat.Full || beat.Waiting != GroupBound {
+	beat, err := c.Beat(t.Context(), consumer, "booking", "")
+	if err != nil || !beat.Full || beat.Waiting != GroupBound {
 		t.Errorf("beat %+v, error %v, want it to be full", beat, err)
 	}
 	client.Del(t.Context(), "acme:booking", c.laneKey("booking", "g"))
-	if settled, err := c.LetWait(t.Context(), consumer, "booking", waits, 1); err != nil || !slices.Equal(settled, []Settled{LeaseLost, LeaseLost, LeaseLost}) {
-		t.Errorf("without a group: %v, error %v, want %d for each", settled, err, LeaseLost)
-	}
+	letWait("without a group", waits, 1, LeaseLost, LeaseLost, LeaseLost)
 }
 
 // A pattern is forgotten only where it is certain that no live consumer handles it, and something is left

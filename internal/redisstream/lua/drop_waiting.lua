@@ -8,7 +8,8 @@
 -- Result  how many that were; -1: the patterns have changed, nothing was done
 --
 -- include unhandled
-if tonumber(redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0) ~= tonumber(ARGV[2]) then return -1 end
+local version = redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0
+if tonumber(version) ~= tonumber(ARGV[2]) then return -1 end
 
 local first = redis.call('ZLEXCOUNT', KEYS[1], '-', '(' .. ARGV[3] .. '\0')
 local n = redis.call('ZLEXCOUNT', KEYS[1], '[' .. ARGV[3] .. '\0', '(' .. ARGV[3] .. '\1')

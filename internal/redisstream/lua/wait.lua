@@ -5,14 +5,16 @@
 -- moment ago must not wait for ever.
 --
 -- KEYS  1 source (stream or lane)  2 meta
---       3 waiting (sorted set of equal scores: type NUL time NUL packed copy, so that those of a type
---         stand together, the oldest first)
+--       3 waiting (sorted set of equal scores: type NUL time NUL packed copy, so that those of a
+--         type stand together, the oldest first)
 -- ARGV  1 group  2 consumer  3 version of the patterns that the caller looked at
 --       4 1 if the source is the lane  5 bound of the waiting set
 --       then ID in the source, type, uuid, metadata, payload of each delivery
--- Result  how many are settled, in their order: the set is full for the others. One that is not pending
---         with this consumer any more counts as settled. -1: the patterns have changed, nothing was done
-if tonumber(redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0) ~= tonumber(ARGV[3]) then return -1 end
+-- Result  how many are settled, in their order: the set is full for the others. One that is not
+--         pending with this consumer any more counts as settled. -1: the patterns have changed, and
+--         nothing was done
+local version = redis.call('HGET', KEYS[2], 'version:' .. ARGV[1]) or 0
+if tonumber(version) ~= tonumber(ARGV[3]) then return -1 end
 
 -- What comes last is tried first, where it does nothing: a user without the right to it would leave another copy
 -- each time.
@@ -27,8 +29,8 @@ for i = 6, #ARGV, 5 do
   local id = ARGV[i]
   if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2]) == 1 then
     if room <= 0 then break end
-    -- All times are of one length, so that their order is that of the text. Those of one call differ, so
-    -- that they keep their order.
+    -- All times are of one length, so that their order is that of the text. Those of one call
+    -- differ, so that they keep their order.
     local at = string.format('%018d', us + settled)
     local copy = cmsgpack.pack({ ARGV[i + 2], ARGV[i + 3], ARGV[i + 4] })
     redis.call('ZADD', KEYS[3], 0, ARGV[i + 1] .. '\0' .. at .. '\0' .. copy)

@@ -4,8 +4,8 @@
 -- KEYS  1 waiting (see wait.lua)
 -- ARGV  1 most types to name  then, for some of them only,  2 and 3 where to begin and to end, as
 --       ZRANGEBYLEX has it
--- Result  type and the ms since which its oldest event waits, for each; none: there are no more. The
---         oldest event is read whole, so it stops after 4 MiB as well
+-- Result  type and the ms since which its oldest event waits, for each; none: there are no more.
+--         The oldest event is read whole, so it stops after 4 MiB as well
 local result = {}
 local from, to, bytes = ARGV[2] or '-', ARGV[3] or '+', 4 * 1024 * 1024
 while #result < 2 * tonumber(ARGV[1]) and bytes > 0 do
