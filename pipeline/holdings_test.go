@@ -1,7 +1,11 @@
 package pipeline
 
 import (
+	"fmt"
+	"math"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
@@ -32,6 +36,130 @@ func TestWhatIsSettledWhileItIsListedIsNotRunAgain(t *testing.T) {
 	// A later listing that still has it says that the settlement was undone: the entry is pending again.
 	if _, fresh, _ := w.holdListed(nil, func() ([]redisstream.Delivered, error) { return []redisstream.Delivered{settled}, nil }); len(fresh) != 1 {
 		t.Errorf("%d fresh entries, want the one that is pending again", len(fresh))
+	}
+}
+
+// A delivery that processes have died of is lost while its handler runs: the next one of them has its turn at once. It waits neither for that
+// handler, which may be deaf, nor for the entry, which may come back behind it.
+func TestF14ResultOfALostDeliveryIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	var w holdings
+	w.init(10, false)
+	of := &membership{stream: "booking"}
+	of.fresh.Store(math.MaxInt64)
+	now := time.Now()
+	arrive := func(ms ...uint64) (hs []*holding) {
+		for _, ms := range ms {
+			ref := redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: ms}}
+			fresh := w.hold(nil, []redisstream.Delivered{{Ref: ref}})
+			for _, h := range fresh {
+				h.of, h.suspect, h.raised, h.Crashes = of, true, true, 1
+			}
+			hs = append(hs, fresh...)
+		}
+		w.enqueue(hs, now)
+		return hs
+	}
+	wantNext := func(when string, want ...*holding) {
+		t.Helper()
+		if got, _ := w.next(now); !slices.Equal(got, want) {
+			t.Fatalf("%s: %d are handed out, want %d", when, len(got), len(want))
+		}
+		for _, h := range want {
+			if !w.begin(h, now) {
+				t.Fatalf("%s: its handler may not begin", when)
+			}
+		}
+	}
+
+	hs := arrive(1, 2)
+	wantNext("both wait", hs[0])
+	wantNext("the first one runs")
+	if running := w.lose(hs[0].ref); running != hs[0] {
+		t.Fatalf("%v runs", running)
+	}
+	wantNext("the first one was lost", hs[1])
+	back := arrive(1)
+	wantNext("it has come back")
+	w.finish(hs[0], heldEnded, 0)
+	wantNext("the handler of the lost one has ended")
+	w.finish(hs[1], heldEnded, 0)
+	wantNext("the result of the second one is on its way")
+	w.settled(hs[1])
+	wantNext("the result is in the log", back...)
+}
+
+// What was taken over has its places ahead of what was read before it, whether that was looked at already or not.
+func TestG01WhatWasTakenOverGoesAhead(t *testing.T) {
+	t.Parallel()
+	var w holdings
+	w.init(1, false)
+	of := &membership{stream: "booking"}
+	of.fresh.Store(math.MaxInt64)
+	now := time.Now()
+	arrive := func(taken bool, ms ...uint64) {
+		var read []redisstream.Delivered
+		for _, ms := range ms {
+			read = append(read, redisstream.Delivered{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: ms}}})
+		}
+		w.arrive(w.hold(nil, read), taken)
+	}
+	look := func() bool { // at one batch, as deliverLoop does
+		hs := w.nextArrival()
+		for _, h := range hs {
+			h.of = of
+		}
+		w.enqueue(hs, now)
+		return len(hs) > 0
+	}
+	arrive(false, 1, 2)
+	look()
+	arrive(false, 3)
+	arrive(true, 4, 5)
+	arrive(true, 6)
+	var order []uint64
+	for {
+		out, _ := w.next(now)
+		for _, h := range out {
+			order = append(order, h.ref.ID.MS)
+			w.begin(h, now)
+			w.finish(h, heldEnded, 0)
+		}
+		if !look() && len(out) == 0 {
+			break
+		}
+	}
+	// The first one has the place before anything is taken over.
+	if want := []uint64{1, 4, 5, 6, 2, 3}; !slices.Equal(order, want) {
+		t.Errorf("the order is %v, want %v", order, want)
+	}
+}
+
+// A delivery that is lost while it waits for its subject is passed over, and holds those behind it up no longer.
+func TestHoldingsPassOverWhatWasLostInItsSubject(t *testing.T) {
+	t.Parallel()
+	var w holdings
+	w.init(2, true)
+	of := &membership{stream: "booking"}
+	of.fresh.Store(math.MaxInt64)
+	now := time.Now()
+	var hs []*holding
+	for ms := range uint64(4) {
+		hs = append(hs, w.hold(nil, []redisstream.Delivered{{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: ms}}}})...)
+		hs[ms].of, hs[ms].Event = of, Event{ID: fmt.Sprint(ms), Subject: "one"}
+	}
+	w.enqueue(hs, now)
+	w.lose(hs[1].ref)
+	w.lose(hs[2].ref)
+	for _, want := range []*holding{hs[0], hs[3]} {
+		if out, _ := w.next(now); !slices.Equal(out, []*holding{want}) || !w.begin(want, now) {
+			t.Fatalf("%d are handed out, want the one at %v", len(out), want.ref.ID)
+		}
+		w.finish(want, heldEnded, 0)
+		w.settled(want)
+	}
+	if len(w.held)+len(w.subjects) > 0 {
+		t.Errorf("left: %v, %v", w.held, w.subjects)
 	}
 }
 
