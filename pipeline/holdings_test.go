@@ -62,7 +62,7 @@ func TestF14ResultOfALostDeliveryIsNotWaitedFor(t *testing.T) {
 	}
 	wantNext := func(when string, want ...*holding) {
 		t.Helper()
-		if got, _ := w.next(now); !slices.Equal(got, want) {
+		if got, _, _ := w.next(now); !slices.Equal(got, want) {
 			t.Fatalf("%s: %d are handed out, want %d", when, len(got), len(want))
 		}
 		for _, h := range want {
@@ -119,7 +119,7 @@ func TestG01WhatWasTakenOverGoesAhead(t *testing.T) {
 	arrive(true, 6)
 	var order []uint64
 	for {
-		out, _ := w.next(now)
+		out, _, _ := w.next(now)
 		for _, h := range out {
 			order = append(order, h.ref.ID.MS)
 			w.begin(h, now)
@@ -152,7 +152,7 @@ func TestHoldingsPassOverWhatWasLostInItsSubject(t *testing.T) {
 	w.lose(hs[1].ref)
 	w.lose(hs[2].ref)
 	for _, want := range []*holding{hs[0], hs[3]} {
-		if out, _ := w.next(now); !slices.Equal(out, []*holding{want}) || !w.begin(want, now) {
+		if out, _, _ := w.next(now); !slices.Equal(out, []*holding{want}) || !w.begin(want, now) {
 			t.Fatalf("%d are handed out, want the one at %v", len(out), want.ref.ID)
 		}
 		w.finish(want, heldEnded, 0)
