@@ -22,7 +22,9 @@ import (
 // the record begins with a failure, and ends a minute after the last one. A success adds one to a
 // counter here. A beat says whether there is a record, and only then the consumer adds its successes,
 // and gets the sums: a healthy group pays for one EXISTS. What was handled before the record began says
-// nothing about now, and is left out.
+// nothing about now, and is left out. Only a consumer that has handled nothing since it failed last asks
+// for the sums: a group of which a few events fail has a record all the time, and the sums of 30
+// consumers cost the server 0.45 ms.
 //
 // A consumer adds up the records of its streams, and judges (judge). Only one that fails itself says
 // anything about the others, so that a consumer which works never pauses the group for a sick one. It
@@ -197,6 +199,9 @@ func (c *consumer) reasonOf(print string) string {
 	return reason
 }
 
+// failsNow reports whether nothing has been handled here since a delivery failed.
+func (c *consumer) failsNow() bool { return c.failedAfter.Load() == c.handled.Load()+1 }
+
 // follow takes part in the record of a stream, if a beat has said that there is one, and decides what is
 // to be decided. It is called by the beatLoop of the stream only.
 func (c *consumer) follow(ctx context.Context, m *membership, b redisstream.Beat, peers []string) {
@@ -209,10 +214,11 @@ func (c *consumer) follow(ctx context.Context, m *membership, b redisstream.Beat
 	}
 	m.failing = b.Failing
 	asked := time.Now()
+	share := redisstream.Share{Handled: handled, Anew: anew, Sum: c.failsNow()}
 	var flow redisstream.Flow
 	if b.Failing {
 		var err error
-		if flow, err = c.bus.log.Flow(ctx, c.self, m.stream, handled, anew); err != nil {
+		if flow, err = c.bus.log.Flow(ctx, c.self, m.stream, share); err != nil {
 			m.handled.Add(handled)
 			if anew {
 				m.anew.Store(true)

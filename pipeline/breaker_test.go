@@ -97,7 +97,7 @@ func TestG09RecordOfFailures(t *testing.T) {
 			return beat.Failing
 		}
 		flow := func(c redisstream.Consumer, handled int64, anew bool) map[string]int64 {
-			f, err := b.log.Flow(t.Context(), c, "booking", handled, anew)
+			f, err := b.log.Flow(t.Context(), c, "booking", redisstream.Share{Handled: handled, Anew: anew, Sum: true})
 			if err != nil || f.Age < 0 || f.Age > time.Minute {
 				t.Fatalf("flow %+v, %v", f, err)
 			}
@@ -127,10 +127,15 @@ func TestG09RecordOfFailures(t *testing.T) {
 		if !failing() {
 			t.Error("the beat does not say that something has failed")
 		}
-		flow(peer, 7, false)
+		if f, err := b.log.Flow(t.Context(), peer, "booking", redisstream.Share{Handled: 7}); err != nil || len(f.Rows) > 0 {
+			t.Errorf("flow %+v, %v; want no rows, which were not asked for", f, err)
+		}
 		want := map[string]int64{"me a": 2, "me b": 1, "me +": 5, "peer +": 7}
 		if diff := cmp.Diff(want, flow(me, 5, false)); diff != "" {
 			t.Errorf("flow (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(map[string]int64{"me a": 2, "me b": 1, "me +": 5}, flow(peer, 0, true)); diff != "" {
+			t.Errorf("flow without what was forgotten (-want +got):\n%s", diff)
 		}
 		if diff := cmp.Diff(map[string]int64{}, flow(me, 0, true)); diff != "" || failing() {
 			t.Errorf("no failure is left, and there is a record (-want +got):\n%s", diff)
@@ -183,6 +188,35 @@ func TestG09GroupIsCountedOverItsStreams(t *testing.T) {
 		awaitFact(t, "the pauses", func() bool { return slices.Equal(pausedStreams(t, b, "g"), want) })
 		if p := b.Health(t.Context()).Streams[0].Groups[0].Paused; p.By != PausedByBreaker || p.Reason != "database is away" || p.Fingerprint == "" {
 			t.Errorf("pause %+v", p)
+		}
+	})
+}
+
+// A stream that begins to fail when the group is paused at another one for the same reason is paused with
+// its first failure; one that fails for another reason is not.
+func TestG09PauseSpreadsToStreamsThatFailForTheSameReason(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		hour := Policy{Backoff: func(int) time.Duration { return time.Hour }}
+		g := GroupConfig{Group: "g", Patterns: []string{"first.*", "same.*", "other.*"}, Policy: hour}
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
+			if d.Stream == "other" {
+				return errors.New("no such room")
+			}
+			return errors.New("database is away")
+		})
+		publish(t, b, events(1, "other.x")...)
+		awaitGroup(t, b, "other", "g", func(g redisstream.GroupInfo) bool { return g.Deferred == 1 })
+		pause := Pause{By: PausedByBreaker, Consumer: "peer", Fingerprint: fingerprint(KindError, "database is away")}
+		publish(t, b, events(1, "first.x")...)
+		awaitGroup(t, b, "first", "g", func(g redisstream.GroupInfo) bool { return g.Deferred == 1 })
+		if done, err := b.log.Pause(t.Context(), "first", "g", "", pause.text()); !done || err != nil {
+			t.Fatal(done, err)
+		}
+		publish(t, b, events(1, "same.x")...)
+		awaitGroup(t, b, "same", "g", func(g redisstream.GroupInfo) bool { return g.Paused != "" })
+		if got := pausedStreams(t, b, "g"); !slices.Equal(got, []string{"first", "same"}) {
+			t.Errorf("paused at %v, want first and same", got)
 		}
 	})
 }

@@ -58,6 +58,7 @@ type consumer struct {
 	done     doneEvents
 
 	handled, failed atomic.Int64 // deliveries, since the consumer began
+	failedAfter     atomic.Int64 // how many were handled when one failed last, and 1; 0: none has
 	putOffCut       atomic.Bool  // it was said that a put-off was cut to putOffLimit
 
 	mu            sync.Mutex // guards what follows

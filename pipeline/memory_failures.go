@@ -11,6 +11,7 @@ import (
 // memoryFailures is the record of a group that fails, as internal/redisstream/lua/failures.lua keeps it.
 type memoryFailures struct {
 	begun  time.Time
+	last   int64 // slice of the last failure
 	rows   map[memoryFlowRow]int64
 	events map[string]int64 // the slice in which it was counted, by event
 }
@@ -34,6 +35,7 @@ func (f *memoryFailures) count(consumer string, of redisstream.Failure, now time
 		return
 	}
 	slice := flowSliceOf(now)
+	f.last = slice
 	if at, counted := f.events[of.Event]; counted && at > slice-flowSlices {
 		return
 	}
@@ -49,37 +51,40 @@ func (f *memoryFailures) count(consumer string, of redisstream.Failure, now time
 	f.rows[memoryFlowRow{slice, consumer, of.Print}]++
 }
 
-func (m *memory) Flow(_ context.Context, c redisstream.Consumer, stream string, handled int64, anew bool) (redisstream.Flow, error) {
+func (m *memory) Flow(_ context.Context, c redisstream.Consumer, stream string, s redisstream.Share) (redisstream.Flow, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if g := m.group(stream, c.Group); g != nil {
-		return g.failures.flow(c.Name, handled, anew, time.Now()), nil
+		return g.failures.flow(c.Name, s, time.Now()), nil
 	}
 	return redisstream.Flow{}, nil
 }
 
-func (f *memoryFailures) flow(consumer string, handled int64, anew bool, now time.Time) redisstream.Flow {
+func (f *memoryFailures) flow(consumer string, s redisstream.Share, now time.Time) redisstream.Flow {
 	slice, fails := flowSliceOf(now), false
 	for row := range f.rows {
-		if row.slice <= slice-flowSlices || anew && row.consumer == consumer {
+		if row.slice <= slice-flowSlices || s.Anew && row.consumer == consumer {
 			delete(f.rows, row)
 		} else if row.print != redisstream.Handled {
 			fails = true
 		}
 	}
-	if !fails {
+	if f.last <= slice-flowSlices || s.Anew && !fails {
 		*f = memoryFailures{}
 		return redisstream.Flow{}
 	}
-	if handled > 0 {
-		f.rows[memoryFlowRow{slice, consumer, redisstream.Handled}] += handled
+	if s.Handled > 0 {
+		f.rows[memoryFlowRow{slice, consumer, redisstream.Handled}] += s.Handled
+	}
+	flow := redisstream.Flow{Age: now.Sub(f.begun)}
+	if !s.Sum {
+		return flow
 	}
 	sums := map[memoryFlowRow]int64{}
 	for row, events := range f.rows {
 		row.slice = 0
 		sums[row] += events
 	}
-	flow := redisstream.Flow{Age: now.Sub(f.begun)}
 	for row, events := range sums {
 		flow.Rows = append(flow.Rows, redisstream.FlowRow{Consumer: row.consumer, Print: row.print, Events: events})
 	}

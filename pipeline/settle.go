@@ -193,6 +193,7 @@ func (c *consumer) count(h *holding, err error) (failure redisstream.Failure) {
 			print := fingerprint(kind, err.Error())
 			failure = failureOf(&h.Event, print)
 			c.noteReason(print, err)
+			c.failedAfter.Store(c.handled.Load() + 1)
 		}
 	}
 	c.probed(h, err == nil)

@@ -77,10 +77,9 @@ type groupLog interface {
 	// Beat tells the group of one stream that this consumer lives, moves what is due from the deferred set to the
 	// lane, and reports on the group.
 	Beat(ctx context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error)
-	// Flow adds how many deliveries this consumer has handled to the record of the group's failures, if
-	// there is one (see breaker.go), and returns its sums. With anew it forgets first what the record says
-	// of this consumer.
-	Flow(ctx context.Context, c redisstream.Consumer, stream string, handled int64, anew bool) (redisstream.Flow, error)
+	// Flow adds this consumer's share to the record of the group's failures, if there is one (see
+	// breaker.go), and returns its sums, if they are asked for.
+	Flow(ctx context.Context, c redisstream.Consumer, stream string, s redisstream.Share) (redisstream.Flow, error)
 	// TakeOver moves some deliveries of the peer to this consumer if the peer's beat is still the
 	// given one, and forgets the peer when it holds none any more.
 	TakeOver(ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error)

@@ -125,6 +125,28 @@ func TestG05FrontierOfAnotherStreamIsKnownByItsLastDigit(t *testing.T) {
 	}
 }
 
+// A healthy group has no record of failures, and its beat only asks whether there is one.
+func TestG09BeatOfAHealthyGroupSumsNothingUp(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, c, consumer := server.Client(t), connect(t, server, ""), Consumer{Group: "g", Name: "c"}
+	if _, err := c.Join(t.Context(), consumer, Join{Stream: "booking", Patterns: []string{"booking.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	client.ConfigResetStat(t.Context())
+	if b, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil || b.Failing {
+		t.Fatal(b, err)
+	}
+	for _, command := range []string{"hgetall", "hkeys", "hlen", "zcount", "zremrangebyscore"} {
+		if n := calls(t, client, command); n > 0 {
+			t.Errorf("a beat runs %s %d times", command, n)
+		}
+	}
+	if n := calls(t, client, "hget") + calls(t, client, "hmget"); n > 2 {
+		t.Errorf("a beat reads meta %d times, want twice: the frontier, and all else", n)
+	}
+}
+
 // A beat reads no entry, wherever the oldest pending one stands.
 func TestG05BeatReadsNoEntry(t *testing.T) {
 	t.Parallel()

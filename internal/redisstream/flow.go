@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Flow adds what a consumer has handled to the record of its group at one stream, if there is one, and
-// returns its sums. With anew it forgets first what this consumer has done.
-func (c *Client) Flow(ctx context.Context, consumer Consumer, stream string, handled int64, anew bool) (Flow, error) {
+// Flow adds the share of a consumer to the record of its group at one stream, if there is one, and
+// returns its sums, if they are asked for.
+func (c *Client) Flow(ctx context.Context, consumer Consumer, stream string, s Share) (Flow, error) {
 	keys := []string{c.flowKey(stream, consumer.Group), c.failedKey(stream, consumer.Group)}
-	got, err := flowScript.Run(ctx, c.beats, keys, consumer.Name, handled, flag(anew)).Slice()
+	got, err := flowScript.Run(ctx, c.beats, keys, consumer.Name, s.Handled, flag(s.Anew), flag(s.Sum)).Slice()
 	if err != nil || len(got) == 0 {
 		return Flow{}, err
 	}

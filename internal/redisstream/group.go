@@ -172,6 +172,13 @@ type Flow struct {
 	Rows []FlowRow
 }
 
+// Share is what a consumer adds to the record of its group.
+type Share struct {
+	Handled int64 // deliveries, since it said so last
+	Anew    bool  // what the record says of the consumer is to be forgotten first
+	Sum     bool  // the rows are asked for
+}
+
 // FlowRow is how many events one consumer has settled with one result.
 type FlowRow struct {
 	Consumer string
