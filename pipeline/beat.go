@@ -142,7 +142,7 @@ func (c *consumer) beat(m *membership) (due time.Duration) {
 	ctx, cancel := context.WithTimeout(c.tended, settleTimeout)
 	defer cancel()
 	started := time.Now()
-	b, err := c.bus.log.Beat(ctx, c.self, m.stream, c.about())
+	b, err := c.bus.log.Beat(ctx, c.self, m.stream, redisstream.Say{About: c.about(), Idle: c.holdings.isIdle()})
 	if err != nil || time.Since(started) > beatTimeout {
 		m.watch.disturbed()
 	}
@@ -162,6 +162,7 @@ func (c *consumer) beat(m *membership) (due time.Duration) {
 	dead := m.watch.dead(b, time.Now())
 	c.inherit(m, b.Peers, dead)
 	c.tryParked(m)
+	c.share(m, b.Peers, dead)
 	c.follow(ctx, m, b, living(b.Peers, dead))
 	if missing(c.patterns(m.stream), b.Patterns.Set) {
 		c.rejoin(m.stream) // the server has forgotten what the group takes

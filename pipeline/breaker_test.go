@@ -90,7 +90,7 @@ func TestG09RecordOfFailures(t *testing.T) {
 	eachLog(t, 6, func(t *testing.T, b *Bus, refs []redisstream.Ref) {
 		me, peer := redisstream.Consumer{Group: "g", Name: "me"}, redisstream.Consumer{Group: "g", Name: "peer"}
 		failing := func() bool {
-			beat, err := b.log.Beat(t.Context(), me, "booking", "")
+			beat, err := b.log.Beat(t.Context(), me, "booking", redisstream.Say{})
 			if err != nil {
 				t.Fatal(err)
 			}

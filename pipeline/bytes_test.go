@@ -143,3 +143,44 @@ func TestG07RoomForOneTakesOne(t *testing.T) {
 		handled.await(t, streams)
 	})
 }
+
+// What waits for a place here while a sibling has nothing to do is handled there.
+func TestG07WhatWaitsGoesToAnIdleSibling(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		began, goOn := make(chan struct{}), make(chan struct{})
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: 1}
+		handled := newTally()
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
+			if d.Event.ID == "long" {
+				close(began)
+				<-goOn
+			}
+			handled.add(d.Consumer + " " + d.Event.ID)
+			return nil
+		})
+		publish(t, b, Event{ID: "long", Type: "booking.created"})
+		within(t, "the long job", began)
+		busy := onlyConsumer(t, b)
+		publish(t, b, events(5, "booking.created")...)
+		read, err := b.log.Read(t.Context(), busy.self, []string{"booking"}, 10, time.Second)
+		if err != nil || len(read) != 5 {
+			t.Fatal(read, err)
+		}
+		busy.holdings.arrive(busy.holdings.hold(busy, read), false) // as if there had been room
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
+			if d.Attempt != 1 || d.Origin != OriginFresh {
+				t.Errorf("%s is attempt %d of origin %q", d.Event.ID, d.Attempt, d.Origin)
+			}
+			handled.add(d.Consumer + " " + d.Event.ID)
+			return nil
+		})
+		handled.await(t, 5)
+		close(goOn)
+		handled.await(t, 6)
+		awaitSettled(t, b, "booking", "g")
+		if n := busy.handled.Load(); n != 1 {
+			t.Errorf("the busy one has handled %d", n)
+		}
+	})
+}

@@ -56,8 +56,8 @@ func (m *memory) group(stream, group string) *memoryGroup {
 	return nil
 }
 
-// clock is the time of beats in milliseconds; never redisstream.Left.
-func (m *memory) clock() int64 { return time.Since(m.begun).Milliseconds() + 1 }
+// clock is the time of beats in milliseconds, even; never redisstream.Left.
+func (m *memory) clock() int64 { return time.Since(m.begun).Milliseconds()/2*2 + 2 }
 
 func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.Join) (redisstream.Joined, error) {
 	m.mu.Lock()
@@ -272,7 +272,7 @@ func (g *memoryGroup) countUnhandled(eventType string) {
 	g.unhandled[eventType]++
 }
 
-func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error) {
+func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream string, say redisstream.Say) (redisstream.Beat, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := redisstream.Beat{Run: "memory", NextDue: -1}
@@ -284,8 +284,11 @@ func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream, about s
 		m.wake()
 	}
 	g.beats[c.Name] = m.clock()
-	if about != "" {
-		g.about[c.Name] = about
+	if say.Idle {
+		g.beats[c.Name]++ // odd
+	}
+	if say.About != "" {
+		g.about[c.Name] = say.About
 	}
 	b.Patterns, b.Waiting, b.Paused = g.patterns, int64(g.waitingCount()), g.paused
 	b.Full = g.waitingCount() >= m.groupBound

@@ -250,7 +250,7 @@ func TestF07TakeOverIsBoundToTheBeatThatWasSeen(t *testing.T) {
 		}
 		seen := func() redisstream.Peer {
 			t.Helper()
-			beat, err := b.log.Beat(t.Context(), other, "booking", "")
+			beat, err := b.log.Beat(t.Context(), other, "booking", redisstream.Say{})
 			if err != nil || len(beat.Peers) != 1 {
 				t.Fatal(beat, err)
 			}
@@ -258,7 +258,7 @@ func TestF07TakeOverIsBoundToTheBeatThatWasSeen(t *testing.T) {
 		}
 		old := seen()
 		awaitFact(t, "another beat of the peer", func() bool {
-			_, err := b.log.Beat(t.Context(), peer, "booking", "")
+			_, err := b.log.Beat(t.Context(), peer, "booking", redisstream.Say{})
 			return err == nil && seen().Beat != old.Beat
 		})
 		if taken, err := b.log.TakeOver(t.Context(), other, "booking", old, redisstream.Most{Entries: 100, Bytes: 1 << 20}); err != nil || len(taken) > 0 {

@@ -76,7 +76,7 @@ type groupLog interface {
 	Skip(ctx context.Context, c redisstream.Consumer, stream string, skips []redisstream.Skip, version int64) (redisstream.Settled, error)
 	// Beat tells the group of one stream that this consumer lives, moves what is due from the deferred set to the
 	// lane, and reports on the group.
-	Beat(ctx context.Context, c redisstream.Consumer, stream, about string) (redisstream.Beat, error)
+	Beat(ctx context.Context, c redisstream.Consumer, stream string, say redisstream.Say) (redisstream.Beat, error)
 	// Flow adds this consumer's share to the record of the group's failures, if there is one (see
 	// breaker.go), and returns its sums, if they are asked for.
 	Flow(ctx context.Context, c redisstream.Consumer, stream string, s redisstream.Share) (redisstream.Flow, error)

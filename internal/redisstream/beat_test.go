@@ -80,7 +80,7 @@ func TestG05FrontierIsTheIDBelowTheOldestPendingOne(t *testing.T) {
 		if n := len(read(t, c, consumer, 1)); n != 1 {
 			t.Fatal(n)
 		}
-		if _, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil {
+		if _, err := c.Beat(t.Context(), consumer, "booking", Say{}); err != nil {
 			t.Fatal(err)
 		}
 		got := client.HGet(t.Context(), c.metaKey("booking"), "frontier:g").Val()
@@ -134,7 +134,7 @@ func TestG09BeatOfAHealthyGroupSumsNothingUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	client.ConfigResetStat(t.Context())
-	if b, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil || b.Failing {
+	if b, err := c.Beat(t.Context(), consumer, "booking", Say{}); err != nil || b.Failing {
 		t.Fatal(b, err)
 	}
 	for _, command := range []string{"hgetall", "hkeys", "hlen", "zcount", "zremrangebyscore"} {
@@ -162,7 +162,7 @@ func TestG05BeatReadsNoEntry(t *testing.T) {
 	}
 	client.ConfigResetStat(t.Context())
 	for _, d := range all {
-		if _, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil {
+		if _, err := c.Beat(t.Context(), consumer, "booking", Say{}); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := c.Ack(t.Context(), consumer, []Ref{d.Ref}); err != nil {
@@ -307,7 +307,7 @@ func BenchmarkBeat(b *testing.B) {
 			read(b, c, consumer, 1)
 			cpu := serverCPU(b, client)
 			for b.Loop() {
-				if _, err := c.Beat(b.Context(), consumer, "booking", ""); err != nil {
+				if _, err := c.Beat(b.Context(), consumer, "booking", Say{}); err != nil {
 					b.Fatal(err)
 				}
 			}

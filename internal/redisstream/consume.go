@@ -329,10 +329,10 @@ func flag(on bool) int {
 
 // Beat tells the group of one stream that this consumer lives and what it says of itself, moves what is due from the deferred set to the
 // lane, records the frontier of the group, and reports on it.
-func (c *Client) Beat(ctx context.Context, consumer Consumer, stream, about string) (Beat, error) {
+func (c *Client) Beat(ctx context.Context, consumer Consumer, stream string, say Say) (Beat, error) {
 	keys := []string{c.aliveKey(stream, consumer.Group), c.metaKey(stream), c.deferredKey(stream, consumer.Group), c.laneKey(stream, consumer.Group),
 		c.waitingKey(stream, consumer.Group), c.streamKey(stream), c.flowKey(stream, consumer.Group)}
-	args := []any{consumer.Group, consumer.Name, promoteBatch, about}
+	args := []any{consumer.Group, consumer.Name, promoteBatch, say.About, flag(say.Idle)}
 	got, err := beatScript.Run(ctx, c.beats, keys, args...).Slice()
 	if err != nil {
 		return Beat{}, err

@@ -143,12 +143,21 @@ const (
 	Unknown           // no answer came, or an error: it may have been done
 )
 
-// Peer is another consumer of the group and its last sign of life: its beat, in milliseconds of the server's clock. A peer that has left
-// has the beat Left.
+// Say is what a consumer says with its beat.
+type Say struct {
+	About string // of itself, for reports; empty: nothing new
+	Idle  bool   // it has free places, and nothing that waits for one
+}
+
+// Peer is another consumer of the group and its last sign of life: its beat, in milliseconds of the
+// server's clock, which are odd where the peer was idle. A peer that has left has the beat Left.
 type Peer struct {
 	Name string
 	Beat int64
 }
+
+// IsIdle reports whether the peer had free places when it beat last.
+func (p Peer) IsIdle() bool { return p.Beat%2 == 1 }
 
 // Left is the beat of a consumer that has left: what it still holds may be taken over at once.
 const Left int64 = 0

@@ -75,7 +75,7 @@ func TestG19RefusedHalfwayLeavesOneCopy(t *testing.T) {
 			_, _, _ = c.Enqueue(ctx, "booking", "g", []Copy{{Dead: ref.ID, Message: message}})
 		}},
 		"retry now": {waits(Retry{Delay: time.Hour}), func(ctx context.Context, c *Client, _ Ref) { _, _, _ = c.RetryNow(ctx, "booking", "g") }},
-		"promote":   {waits(Retry{Delay: time.Millisecond}), func(ctx context.Context, c *Client, _ Ref) { _, _ = c.Beat(ctx, consumer, "booking", "") }},
+		"promote":   {waits(Retry{Delay: time.Millisecond}), func(ctx context.Context, c *Client, _ Ref) { _, _ = c.Beat(ctx, consumer, "booking", Say{}) }},
 		"fetch": {waiting, func(ctx context.Context, c *Client, _ Ref) {
 			_, _ = c.Fetch(ctx, consumer, "booking", []string{"booking.created"}, 10)
 		}},

@@ -45,7 +45,7 @@ func beatRun(t *testing.T, c *Client) string {
 	t.Helper()
 	consumer := Consumer{Group: "g", Name: "c"}
 	for {
-		b, err := c.Beat(t.Context(), consumer, "booking", "")
+		b, err := c.Beat(t.Context(), consumer, "booking", Say{})
 		if err == nil {
 			return b.Run
 		}
@@ -130,7 +130,7 @@ func TestG14HistoryDelaysNoBeat(t *testing.T) {
 	if _, err := c.Join(t.Context(), consumer, join); err != nil {
 		t.Errorf("join: %v", err)
 	}
-	if _, err := c.Beat(t.Context(), consumer, "booking", ""); err != nil {
+	if _, err := c.Beat(t.Context(), consumer, "booking", Say{}); err != nil {
 		t.Errorf("beat: %v", err)
 	}
 	ref := Ref{Stream: "booking", ID: ID{1, 1}}

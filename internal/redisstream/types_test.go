@@ -131,7 +131,7 @@ func TestG08LetWait(t *testing.T) {
 	if n := client.XLen(t.Context(), c.laneKey("booking", "g")).Val(); n != 2 {
 		t.Errorf("%d entries are in the lane, want the 2 that had no room", n)
 	}
-	beat, err := c.Beat(t.Context(), consumer, "booking", "")
+	beat, err := c.Beat(t.Context(), consumer, "booking", Say{})
 	if err != nil || !beat.Full || beat.Waiting != GroupBound {
 		t.Errorf("beat %+v, error %v, want it to be full", beat, err)
 	}
@@ -154,7 +154,7 @@ func TestG08Forget(t *testing.T) {
 	}
 	beat := func(name, about string) {
 		t.Helper()
-		if _, err := c.Beat(t.Context(), Consumer{Group: "g", Name: name}, "booking", about); err != nil {
+		if _, err := c.Beat(t.Context(), Consumer{Group: "g", Name: name}, "booking", Say{About: about}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- Says that a consumer lives, moves what is due from the deferred set to the lane, records the frontier, and reports on the group.
 --
--- KEYS  1 alive (sorted set: consumer -> ms of its last beat, 0: it has left)  2 meta  3 deferred  4 lane  5 waiting  6 stream
+-- KEYS  1 alive (sorted set: consumer -> ms of its last beat, odd where it was idle, 0: it has left)  2 meta  3 deferred  4 lane  5 waiting  6 stream
 --       7 flow (see failures.lua)
 -- ARGV  1 group  2 consumer  3 most deliveries to move at once  4 what the consumer says of itself, empty: nothing new
+--       5 1 if it has free places, and nothing that waits for one
 -- Result  version of the patterns, the patterns separated by spaces, ms until the next delivery is due (-1: none is deferred), how many
 --         events wait for a consumer of their type, what is written about the pause of the group (empty: it is not paused), 1 if
 --         anything has failed within the last minute, then consumer and beat of each peer
@@ -14,7 +15,7 @@
 -- include id
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now, ARGV[2])
+redis.call('ZADD', KEYS[1], now - now % 2 + tonumber(ARGV[5]), ARGV[2]) -- odd: it is idle
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'consumer:' .. ARGV[1] .. ':' .. ARGV[2], ARGV[4]) end
 
 -- The frontier: everything up to it is settled. A group that is lost is made again there. It is the
