@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -26,8 +27,8 @@ func wantForgettable(t *testing.T, b *Bus, pattern string, want int, wantErr err
 	}
 }
 
-// A type that is forgotten does not wait any more: what waits is acknowledged and counted, and so is what
-// comes. What another pattern of the group matches is left as it is.
+// A type that is forgotten does not wait any more: what waits is acknowledged and counted, and so
+// is what comes. What another pattern of the group matches is left as it is.
 func TestG08ForgetType(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(nil)
@@ -84,8 +85,8 @@ func TestG08ForgetType(t *testing.T) {
 	})
 }
 
-// Where the waiting set was full, and a consumer holds as much as it may of a type that nobody handles, it
-// lets go of that when the type is forgotten.
+// Where the waiting set was full, and a consumer holds as much as it may of a type that nobody
+// handles, it lets go of that when the type is forgotten.
 func TestG08ForgetTypeFreesAStreamThatIsNotRead(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, Config{})
@@ -110,8 +111,8 @@ func TestG08ForgetTypeFreesAStreamThatIsNotRead(t *testing.T) {
 	})
 }
 
-// The problem names the way out: the command where no live consumer handles the type, and which patterns
-// have to go.
+// The problem names the way out: the command where no live consumer handles the type, and which
+// patterns have to go.
 func TestG08TypeWaitsNamesTheWayOut(t *testing.T) {
 	t.Parallel()
 	member := func(name string, alive bool, patterns string) redisstream.Member {
@@ -144,4 +145,31 @@ func TestG08TypeWaitsNamesTheWayOut(t *testing.T) {
 			t.Errorf("%s: %+v, want a hint that says %q", test.name, p, test.hint)
 		}
 	}
+}
+
+// What a consumer holds and could not pass on is looked at again when the group takes something
+// else, and not at the end of the back-off, which is half a minute by then.
+func TestG08PatternsAreHeardAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := openBus(t, Config{})
+		joinAndLeave(t, b, "booking.old")
+		noMoreMayWait(t, b)
+		publish(t, b, events(10, "booking.old")...)
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.created"}, InFlight: 4}
+		consume(t, b, g, AllStreams, ack)
+		time.Sleep(time.Minute) // of the bubble's time
+		b.local.mu.Lock()
+		b.local.groupBound = 0 // so that there is no room when what waits has gone
+		b.local.mu.Unlock()
+		if got, err := b.ForgetType(t.Context(), "booking", "g", "booking.old"); got != 1 || err != nil {
+			t.Errorf("%d were acknowledged, error %v, want 1", got, err)
+		}
+		time.Sleep(2 * beatEvery)
+		synctest.Wait()
+		groups, err := b.log.Groups(t.Context(), "booking")
+		if err != nil || groups[0].Pending != 0 || groups[0].Unhandled["booking.old"] != 10 {
+			t.Errorf("%+v, error %v, want all to be acknowledged", groups[0], err)
+		}
+	})
 }

@@ -22,6 +22,7 @@ func waiting(t *testing.T, payload string, types ...string) (*Client, redis.Univ
 		t.Fatal(err)
 	}
 	messages := numbered(len(types), payload)
+	slices.Reverse(messages) // so that their order is not that of their names
 	writer := Writer{Name: "w", Seq: 1}
 	if _, _, err := c.Append(t.Context(), "booking", writer, messages); err != nil {
 		t.Fatal(err)
@@ -104,7 +105,7 @@ func TestG08LetWait(t *testing.T) {
 	waits := make([]Wait, len(fetched))
 	for i, d := range fetched {
 		m, _ := d.Entry.Message()
-		if want := fmt.Sprint("e-", i); m.UUID != want {
+		if want := fmt.Sprint("e-", 2-i); m.UUID != want {
 			t.Errorf("%s comes where %s is wanted", m.UUID, want)
 		}
 		waits[i] = Wait{Ref: d.Ref, Type: "booking.a", Message: m}
