@@ -50,9 +50,11 @@
 // acknowledges last (settle.go, dead.go). Attempt = failures + crashes + 1. A delivery that is taken over from the dead may be what they died
 // of: its count is raised just before its handler starts (suspect.go), so that only what was running moves towards the crash limit.
 //
-// A handler that runs longer than Policy.Timeout has failed, and keeps its delivery until it returns (timeout.go). A group of which nearly
-// everything fails for one reason pauses, and tries one delivery from time to time (breaker.go, pause.go). A delivery that a peer has
-// taken over, since this process stood still, is given up with ErrLeaseLost (lease.go).
+// A handler that runs longer than Policy.Timeout has failed, and keeps its delivery until it returns
+// (timeout.go). A group of which nearly everything fails for one reason pauses, and tries one delivery from
+// time to time (breaker.go, pause.go). A consumer that fails while its siblings do not stops itself
+// (sick.go). A delivery that a peer has taken over, since this process stood still, is given up with
+// ErrLeaseLost (lease.go).
 //
 // Redis may forget: each beat records the frontier of the group, up to which everything is settled, and a group that is gone is made again
 // there. What comes again then and was handled here is recognised by its identity (done.go).

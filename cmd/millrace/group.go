@@ -29,7 +29,7 @@ func newGroupCommand(o *options) *cobra.Command {
 		Long: `Look at the consumer groups of the streams, what they have left to do and who works for them;
 pause and resume them; have them try at once what failed, and forget types that nobody handles any more.
 A group that is paused finishes what it handles and takes nothing new. A group of which nearly everything fails for one reason
-pauses by itself, and tries one event from time to time.`,
+pauses by itself, and tries one event from time to time. A consumer that fails alone is sick: it stops itself, and does so too.`,
 		Example: `  millrace group ls
   millrace group info booking billing
   millrace group pause booking billing --reason 'database migration'
