@@ -553,13 +553,6 @@ func (w *holdings) lend(h *holding) {
 	}
 }
 
-// stillHeld returns those of n whose results are not in the log yet.
-func (w *holdings) stillHeld(hs []*holding) []*holding {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.DeleteFunc(hs, func(h *holding) bool { return h.state == heldGone })
-}
-
 // heldLong returns what is held since before the given time, by stream.
 func (w *holdings) heldLong(before time.Time) map[string][]redisstream.Ref {
 	w.mu.Lock()
