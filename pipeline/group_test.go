@@ -430,6 +430,37 @@ func TestF16CloseDrains(t *testing.T) {
 	})
 }
 
+// What the drain deadline has interrupted comes again at no cost of an attempt, also where its handler has returned before the last results are
+// written.
+func TestF16WhatIsInterruptedHasNotFailed(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, SettledByHandler: true}
+		sub := b.Subscriber(g)
+		messages, err := sub.Subscribe(t.Context(), AllStreams)
+		if err != nil {
+			t.Fatal(err)
+		}
+		publish(t, b, Event{Type: "booking.created"})
+		m := within(t, "a delivery", messages)
+		d := CurrentDelivery(m.Context())
+		if !d.Begin() {
+			t.Fatal("it may not begin")
+		}
+		onlyConsumer(t, b).abandon(ErrDrainDeadline)
+		within(t, "the end of its ctx", m.Context().Done())
+		d.Settle(context.Cause(m.Context()))
+		_ = sub.Close()
+
+		attempts := make(chan int, 1)
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { attempts <- d.Attempt; return nil })
+		if attempt := within(t, "the delivery", attempts); attempt != 1 {
+			t.Errorf("it comes again as attempt %d: an interruption is no failure", attempt)
+		}
+		awaitSettled(t, b, "booking", "g")
+	})
+}
+
 func TestDrainDeadlineEndsCtxAndHandsBack(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(nil)

@@ -31,10 +31,11 @@ type holding struct {
 	done    chan struct{} // closed then; nil where nobody watches
 	limiter *limiter      // nil without Policy.Timeout
 
-	delivered int  // how often the log says that it was delivered, for a suspect; 0: unknown
-	suspect   bool // it may have been what its last consumer died of
-	raised    bool // the count of a suspect was raised: see suspect.go
-	taken     bool // it was taken over or fetched, and goes ahead of what was read
+	delivered int           // how often the log says that it was delivered, for a suspect; 0: unknown
+	suspect   bool          // it may have been what its last consumer died of
+	raised    bool          // the count of a suspect was raised: see suspect.go
+	awayFor   time.Duration // it is on its way to wait in the log for so long; see subject
+	taken     bool          // it was taken over or fetched, and goes ahead of what was read
 
 	// What follows is guarded by holdings.mu.
 	state holdingState

@@ -472,7 +472,7 @@ func (w *holdings) finish(h *holding, to holdingState, hold time.Duration) (lost
 	defer w.mu.Unlock()
 	lost = h.state == heldLost || h.state == heldGone
 	if lost {
-		to = heldGone
+		to, hold = heldGone, 0 // whoever has it tries it again
 	}
 	w.end(h, to)
 	w.results++
@@ -502,6 +502,9 @@ func (w *holdings) settled(hs ...*holding) {
 	for _, h := range hs {
 		w.end(h, heldGone)
 		w.leaveSubject(h, 0)
+		if h.awayFor > 0 {
+			w.wentAway(h)
+		}
 	}
 	w.signal()
 }
@@ -582,7 +585,8 @@ func (w *holdings) pace(now time.Time) {
 // wait for something other than a place, up to settledPerSize × size: nobody knows how long they wait.
 // The lock is held.
 func (w *holdings) room() int {
-	waiting := w.count[heldPaused] + w.count[heldSubject] + w.count[heldAside] + w.count[heldLent]
+	waiting := w.count[heldPaused] + w.count[heldSubject] + w.count[heldAside] + w.count[heldLent] +
+		w.count[heldDangerous]
 	held := w.heldHere()
 	counted := held - w.count[heldEnded] - waiting
 	if w.own.isPaused() {

@@ -452,18 +452,27 @@ func TestG17ReplayRunsWhenTheGroupWasSetBack(t *testing.T) {
 	}
 	c := onlyConsumer(t, b)
 	awaitFact(t, "the consumer to hear of it", func() bool { return c.isPaused("booking") })
-	publish(t, b, Event{ID: "last", Type: "booking.created"}) // ends the read that is under way
-	if err := server.Client(t).XGroupSetID(t.Context(), namespace+":booking", "g", "0").Err(); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := b.Replay(t.Context(), Query{Streams: []string{"booking"}, Limit: 10}, "g", ReplayOptions{}); n != 10 || err != nil {
-		t.Fatal(n, err)
+	// Reads that are under way end when they are brought something, and none begins: the next one meets both.
+	r, ends := c.readers[0], 0
+	awaitFact(t, "the end of the reads", func() bool {
+		if r.underway.TryLock() {
+			return true
+		}
+		publish(t, b, Event{ID: fmt.Sprint("end-", ends), Type: "booking.created"})
+		ends++
+		return false
+	})
+	err := server.Client(t).XGroupSetID(t.Context(), namespace+":booking", "g", "0").Err()
+	n, replayErr := b.Replay(t.Context(), Query{Streams: []string{"booking"}, Limit: 10}, "g", ReplayOptions{})
+	r.underway.Unlock()
+	if n != 10 || err != nil || replayErr != nil {
+		t.Fatal(n, err, replayErr)
 	}
 	if done, err := b.ResumeGroup(t.Context(), "booking", "g"); !done || err != nil {
 		t.Fatal(done, err)
 	}
 	again.await(t, 10)
-	first.await(t, 11)
+	first.await(t, 10+ends)
 	awaitSettled(t, b, "booking", "g")
 	if twice := first.more(); len(twice) > 0 {
 		t.Errorf("handled again without a replay: %v", twice)

@@ -10,19 +10,21 @@ type subject struct {
 	waiting []*holding // behind it, in order
 	holder  string     // ID of the event that failed and is to be tried again before the others
 	until   time.Time  // then it is waited for no longer: another instance has got it
-	// away holds the IDs of events that wait in the log, since too many wait here. They are due one
-	// after the other, and what comes meanwhile goes behind them.
-	away  map[string]struct{}
-	delay time.Duration // of the last one of them
-	last  time.Time     // when it is due
+	// away says of events that wait in the log, since too many wait here, when each is due. They keep
+	// their order: one that comes back before the first of them goes away again, and what comes for the
+	// first time goes behind them.
+	away  map[string]time.Time
+	order []string      // their IDs, and some of events that are not away any more
+	delay time.Duration // of the last one that was sent away
+	going int           // those that were sent away, and of which it is not known yet that they are in the log
+	last  time.Time     // when the last one of the others is due, at the latest
 }
 
 const (
 	// holdMargin is how much longer than until it is due a failed delivery holds its subject: a beat
 	// moves it to the lane, and a read brings it.
 	holdMargin = 2 * beatEvery
-	// apart is how much longer each delivery waits in the log than the one before it. The log adds that
-	// to the time at which it writes, and writes in order: so they are due in order.
+	// apart is how much later than the one before it a delivery that waits in the log is due.
 	apart = time.Millisecond
 )
 
@@ -39,14 +41,20 @@ func (w *holdings) admit(h *holding, now time.Time) (delay time.Duration, waitsI
 		return 0, false
 	}
 	_, returned := s.away[h.Event.ID]
-	delete(s.away, h.Event.ID)
-	switch {
+	if returned {
+		s.away[h.Event.ID] = now // however late it comes
+	}
+	first := s.firstAway(now) == h.Event.ID
+	switch full := s.holder != "" && w.count[heldSubject] >= w.size; {
 	case s.holder == h.Event.ID:
 		s.holder, s.current = "", h
 		return 0, false
-	case len(s.away) > 0 && !returned, s.holder != "" && w.count[heldSubject] >= w.size:
-		return s.sendAway(h.Event.ID, now), true
-	case s.current == nil && s.holder == "" && len(s.waiting) == 0:
+	case full, returned && !first, !returned && len(s.away) > 0:
+		h.awayFor = s.sendAway(h.Event.ID, now)
+		return h.awayFor, true
+	}
+	delete(s.away, h.Event.ID)
+	if s.current == nil && s.holder == "" && len(s.waiting) == 0 {
 		s.current = h
 		return 0, false
 	}
@@ -55,15 +63,49 @@ func (w *holdings) admit(h *holding, now time.Time) (delay time.Duration, waitsI
 	return 0, false
 }
 
-// sendAway notes that an event waits in the log, and returns for how long.
-func (s *subject) sendAway(id string, now time.Time) time.Duration {
-	if len(s.away) == 0 {
-		s.away, s.delay = map[string]struct{}{}, 0
+// firstAway returns the ID of the first event that waits in the log and is still expected; "" for none.
+func (s *subject) firstAway(now time.Time) string {
+	for len(s.order) > 0 {
+		id := s.order[0]
+		due, away := s.away[id]
+		if away && !now.After(due.Add(holdMargin)) {
+			return id
+		}
+		delete(s.away, id) // another instance has got it
+		s.order = s.order[1:]
 	}
-	s.away[id] = struct{}{}
-	s.delay = max(s.delay+apart, s.until.Sub(now))
-	s.last = now.Add(s.delay)
+	return ""
+}
+
+// sendAway notes that an event waits in the log, and returns for how long: behind all that were sent
+// away before it. As long as some of them may not be in the log yet, each waits longer than the one
+// before it; the log writes them in their order.
+func (s *subject) sendAway(id string, now time.Time) time.Duration {
+	if _, again := s.away[id]; !again {
+		s.order = append(s.order, id)
+	}
+	least := s.last.Sub(now)
+	if s.going > 0 {
+		least = s.delay
+	}
+	s.delay = max(least+apart, s.until.Sub(now), apart)
+	s.going++
+	if s.away == nil {
+		s.away = map[string]time.Time{}
+	}
+	s.away[id] = now.Add(s.delay)
 	return s.delay
+}
+
+// wentAway notes that a delivery which was sent away is in the log. The lock is held.
+func (w *holdings) wentAway(h *holding) {
+	if s := w.subjects[h.subject()]; s != nil && s.going > 0 {
+		s.going--
+		if due := time.Now().Add(h.awayFor); due.After(s.last) {
+			s.last = due
+		}
+	}
+	h.awayFor = 0
 }
 
 // leaveSubject ends the turn of a delivery. One that is tried again holds the subject for hold, where
@@ -110,9 +152,7 @@ func (w *holdings) releaseSubjects(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for key, s := range w.subjects {
-		if len(s.away) > 0 && now.After(s.last.Add(holdMargin)) {
-			s.away = nil
-		}
+		s.firstAway(now)
 		if s.current == nil && (s.holder == "" || now.After(s.until)) {
 			w.advance(key, s)
 		}
