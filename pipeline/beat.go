@@ -80,7 +80,7 @@ func (c *consumer) beatLoop(m *membership) {
 		case <-m.kick:
 		}
 		started, wait := time.Now(), beatEvery
-		if c.isJoined(m) {
+		if c.wasJoined(m) { // also while its group is looked for: what runs here is not to be taken over
 			if due := c.beat(m); due >= 0 {
 				wait = min(wait, max(due, time.Millisecond))
 			}
@@ -99,6 +99,9 @@ const freshFor = deadAfter - 500*time.Millisecond
 // first; then what waited for the beat goes on.
 func (c *consumer) freshen(m *membership, sent time.Time) {
 	if before := m.fresh.Load(); before != 0 && sent.UnixNano() > before {
+		now := time.Now().UnixNano() // first: what is held from now on is not among what is looked at
+		m.lapsed.Store(now)
+		c.lapsed.Store(now)
 		held := c.holdings.heldLong(time.Now())[m.stream]
 		gone, err := c.bus.log.Renew(c.tended, c.self, m.stream, held)
 		for _, ref := range gone {

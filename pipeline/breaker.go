@@ -260,7 +260,7 @@ func (c *consumer) decide() {
 		}
 	}
 	c.holdings.mu.Unlock()
-	if stopped {
+	if stopped || c.cfg.Policy.NeverPause {
 		return
 	}
 	v := judge(flows, c.self.Name)

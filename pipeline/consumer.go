@@ -53,7 +53,8 @@ type consumer struct {
 	closed      chan struct{}
 
 	holdings holdings
-	budget   budget // of what is read or taken at once
+	lapsed   atomic.Int64 // when one of the memberships lapsed last: see freshen
+	budget   budget       // of what is read or taken at once
 	acks     settlements
 	done     doneEvents
 

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
@@ -104,7 +105,7 @@ func (c *consumer) walk(m *membership) (types []string, more bool) {
 // that were; false where it can't go on now.
 func (c *consumer) fetch(m *membership, types []string) (fetched int, goOn bool) {
 	for {
-		room := c.holdings.freeToTake(c.reading)
+		room, asked := c.roomToTake(m), time.Now()
 		if room == 0 {
 			return fetched, false
 		}
@@ -114,7 +115,7 @@ func (c *consumer) fetch(m *membership, types []string) (fetched int, goOn bool)
 			count := c.budget.entries(min(room, takeBatch))
 			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, count)
 		})
-		c.holdings.arrive(fresh, true) // also beside an error: they are held
+		c.holdings.arrive(c.stillOurs(fresh, asked), true) // also beside an error: they are held
 		fetched += listed
 		if err != nil || listed == 0 {
 			return fetched, err == nil

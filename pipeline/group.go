@@ -59,6 +59,10 @@ type Policy struct {
 	// PerSubject runs the deliveries of one subject one after the other within this instance.
 	// One that failed holds its subject until its next attempt has ended, or has been taken by another instance.
 	PerSubject bool
+	// NeverPause keeps the group from being paused, and this instance from stopping itself, where nearly
+	// everything fails: each event has all of its attempts then. An operator may pause it all the same, and
+	// a WorkerError still stops the instance.
+	NeverPause bool
 }
 
 // defaultAttempts and backoffLongest together outlast a deploy and most troubles of a database: the

@@ -48,7 +48,7 @@ func (c *consumer) tendLeases(m *membership, long []redisstream.Ref) {
 // claimFromStrangers takes what consumers of other software have left pending for long, ahead of what
 // was read.
 func (c *consumer) claimFromStrangers(m *membership) {
-	room := c.holdings.freeToTake(c.reading)
+	room, asked := c.roomToTake(m), time.Now()
 	if room == 0 {
 		return
 	}
@@ -59,7 +59,7 @@ func (c *consumer) claimFromStrangers(m *membership) {
 		c.logger.Info("deliveries that a consumer of other software has left for long were claimed",
 			"stream", m.stream, "deliveries", len(fresh))
 	}
-	c.holdings.arrive(fresh, true) // also beside an error: they are held
+	c.holdings.arrive(c.stillOurs(fresh, asked), true) // also beside an error: they are held
 }
 
 // loseLease ends the handling of a delivery that another consumer has by now.

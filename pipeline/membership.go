@@ -19,6 +19,7 @@ type membership struct {
 	kicked  atomic.Int64  // when burials asked for a beat last, in Unix nanoseconds
 	anew    atomic.Bool   // what the record of failures says of this consumer is to be forgotten
 	fresh   atomic.Int64  // until when deliveries may begin, in Unix nanoseconds; see freshFor
+	lapsed  atomic.Int64  // when it was found last that fresh had passed, likewise
 	// takingOver is held while something is taken over: reconcile would find it pending here, and not
 	// know where it came from.
 	takingOver sync.Mutex
@@ -147,6 +148,13 @@ func (c *consumer) isJoined(m *membership) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return m.joined
+}
+
+// wasJoined reports whether the group was joined at some time.
+func (c *consumer) wasJoined(m *membership) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.before
 }
 
 func (c *consumer) membership(stream string) *membership {

@@ -228,11 +228,16 @@ func (r *reader) read(p readPlan) error {
 	c := r.consumer
 	r.underway.RLock()
 	highest := c.highest(p.streams)
+	asked := time.Now()
 	read, err := r.ask(p)
 	var fresh []*holding
 	if len(read) > 0 {
 		r.learn(p, read)
-		fresh = c.holdings.hold(c, read)
+		held := c.holdings.hold(c, read)
+		n := len(held)
+		if fresh = c.stillOurs(held, asked); len(fresh) < n {
+			r.lostOne.Store(true)
+		}
 	}
 	r.underway.RUnlock()
 	switch redisstream.Classify(err) {

@@ -25,7 +25,8 @@ func (c *consumer) share(m *membership, peers, dead []redisstream.Peer) {
 }
 
 // share ends those deliveries of a stream that have waited for a place since before the given time, and
-// returns them: they are to be handed back. What has to keep an order stays, and what may be dangerous.
+// returns them: they are to be handed back. What has to keep an order stays, what may
+// be dangerous, and what was fetched: its peer may have no handler for it.
 func (w *holdings) share(of *membership, before time.Time) (back []*holding) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -33,7 +34,7 @@ func (w *holdings) share(of *membership, before time.Time) (back []*holding) {
 		return nil
 	}
 	for _, h := range w.held {
-		if h.of == of && h.state == heldTurn && !h.suspect && h.since.Before(before) {
+		if h.of == of && h.state == heldTurn && !h.suspect && !h.taken && h.since.Before(before) {
 			w.giveBack(h)
 			back = append(back, h)
 		}

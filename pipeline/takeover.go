@@ -1,6 +1,9 @@
 package pipeline
 
 import (
+	"slices"
+	"time"
+
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -20,7 +23,7 @@ func (c *consumer) takeOver(m *membership, dead []redisstream.Peer, waiting bool
 // takeFrom takes what one peer holds, a batch after the other.
 func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 	for {
-		room := c.holdings.freeToTake(c.reading)
+		room, asked := c.roomToTake(m), time.Now()
 		if room == 0 {
 			return
 		}
@@ -39,11 +42,41 @@ func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 			c.logger.Info("deliveries of a consumer that is gone were taken over", "stream", m.stream,
 				"peer", p.Name, "left", p.Beat == redisstream.Left, "deliveries", listed)
 		}
-		c.holdings.arrive(fresh, true) // also beside an error: they are held
+		c.holdings.arrive(c.stillOurs(fresh, asked), true) // also beside an error: they are held
 		if err != nil || listed == 0 {
 			return
 		}
 	}
+}
+
+// roomToTake waits until entries of a stream may be taken, and returns how many; 0 when the consumer
+// stops, or where the stream is paused and as many wait for the end of that as there are places: more
+// would leave no room for other streams.
+func (c *consumer) roomToTake(m *membership) int {
+	room := c.holdings.freeToTake(c.reading)
+	c.holdings.mu.Lock()
+	defer c.holdings.mu.Unlock()
+	if m.pause.isPaused() && len(m.parked) >= c.holdings.size {
+		return 0
+	}
+	return room
+}
+
+// stillOurs returns those holdings of an answer, asked for at the given time, that nobody can have taken
+// over meanwhile: while it was on its way this consumer may have been taken for dead, and have come back.
+// The others are not held; what is still pending here is found by reconcile.
+func (c *consumer) stillOurs(hs []*holding, asked time.Time) []*holding {
+	if c.lapsed.Load() <= asked.UnixNano() {
+		return hs
+	}
+	return slices.DeleteFunc(hs, func(h *holding) bool {
+		m := c.membership(h.Stream)
+		lapsed := m != nil && m.lapsed.Load() > asked.UnixNano()
+		if lapsed {
+			c.holdings.settled(h)
+		}
+		return lapsed
+	})
 }
 
 // most bounds what is taken at once, where there is room for so many entries.

@@ -23,6 +23,8 @@ type Policy struct {
 	// PerSubject runs the deliveries of one subject one after the other within this instance. One that failed holds its subject until it
 	// was tried again.
 	PerSubject bool
+	// NeverPause keeps the group from being paused, and this instance from stopping itself, where nearly everything fails.
+	NeverPause bool
 	// Attempts is how often a delivery may fail before it becomes a dead letter. Default: 20, which
 	// with the default Backoff takes about 2.5 hours; negative: without end.
 	Attempts int
@@ -205,6 +207,7 @@ func (g *Group) config(drain time.Duration, middleware bool) pipeline.GroupConfi
 		Policy: pipeline.Policy{
 			Attempts: p.Attempts, CrashLimit: p.CrashLimit, Backoff: p.Backoff, Timeout: p.Timeout, ClaimIdle: p.ClaimIdle,
 			DeadLetters: p.DeadLetters, DeadLetterAge: p.DeadLetterAge, DrainTimeout: drain, PerSubject: p.PerSubject,
+			NeverPause: p.NeverPause,
 		},
 		SettledByHandler: true,
 		WithoutMetadata:  !middleware,

@@ -43,6 +43,7 @@ var environment = []envVar{
 	{"MILLRACE_CRASH_LIMIT", "--crash-limit", "deaths of workers after which an event is given up; -1: never", "3"},
 	{"MILLRACE_CLAIM_IDLE", "--claim-idle", "after how long work takes what other software has left pending", "1m"},
 	{"MILLRACE_DRAIN_TIMEOUT", "--drain-timeout", "how long a stop of work waits for what is being handled", "20s"},
+	{"MILLRACE_NEVER_PAUSE", "--never-pause", "work goes on where nearly everything fails", "false"},
 	{"MILLRACE_PER_SUBJECT", "--per-subject", "work handles the events of one subject one after the other", "false"},
 	{"MILLRACE_DEAD_LETTERS", "--dead-letters", "dead letters that a group keeps", "100000"},
 	{"MILLRACE_DEAD_LETTER_AGE", "--dead-letter-age", "how long a group keeps them", "720h"},

@@ -75,6 +75,7 @@ honoured, up to 24 h. --print prints a line.
 	f.DurationVar(&w.policy.ClaimIdle, "claim-idle", time.Minute, "after how long events are taken that other software in the group has left pending")
 	f.DurationVar(&w.drain, "drain-timeout", 20*time.Second, "how long a stop waits for what is being handled")
 	f.BoolVar(&w.policy.PerSubject, "per-subject", false, "handle the events of one subject one after the other")
+	f.BoolVar(&w.policy.NeverPause, "never-pause", false, "go on where nearly everything fails, until each event is given up")
 	f.IntVar(&w.policy.DeadLetters, "dead-letters", 100_000, "dead letters that the group keeps; the oldest go first")
 	f.DurationVar(&w.policy.DeadLetterAge, "dead-letter-age", 30*24*time.Hour, "how long the group keeps them")
 	f.StringVar(&w.from, "from", "oldest", "where a new group begins: oldest, now, a position, or a duration ago such as 10m")

@@ -259,7 +259,12 @@ func (c *Client) pipelined(ctx context.Context, script *redis.Script, fill func(
 	}
 	cmds, err := send()
 	if slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") }) {
-		if err := script.Load(ctx, c.admin).Err(); err != nil {
+		for range 3 { // a server that was started again leaves connections behind that are dead
+			if err = script.Load(ctx, c.admin).Err(); err == nil {
+				break
+			}
+		}
+		if err != nil {
 			return err
 		}
 		_, err = send()

@@ -22,7 +22,7 @@ type run struct {
 }
 
 // policy: the suite nacks a message over and over, and waits for 15 s at most.
-var policy = pipeline.Policy{DrainTimeout: time.Second, Attempts: -1, Backoff: func(int) time.Duration { return 0 }}
+var policy = pipeline.Policy{DrainTimeout: time.Second, Attempts: -1, NeverPause: true, Backoff: func(int) time.Duration { return 0 }}
 
 // Each run has a server of its own, since the suite restarts it; it keeps everything it acknowledged ("always").
 func (r run) start(t *testing.T) {
