@@ -108,8 +108,7 @@ func (c *consumer) freshen(m *membership, sent time.Time) {
 			c.loseLease(ref)
 		}
 		if err != nil {
-			m.beatSoon()
-			return
+			return // the next beat tries again; at once, it would spin where the group is gone
 		}
 	}
 	m.fresh.Store(sent.Add(freshFor).UnixNano())
