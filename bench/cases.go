@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // The systems that are measured.
@@ -24,6 +25,7 @@ const (
 	kindEndToEnd = "end-to-end" // publisher and consumer in one process, until everything is handled and acknowledged
 	kindLatency  = "latency"    // the same at 1,000 events/s: from the call of publish to the handler
 	kindMemory   = "memory"     // what an entry takes in Redis
+	kindIdle     = "idle"       // a fleet that has nothing to do
 )
 
 const (
@@ -45,6 +47,13 @@ type Case struct {
 	Subjects   int     `json:"subjects"` // different ones; 0: events have none
 	GOGC       int     `json:"gogc"`
 	Events     int     `json:"events"`
+
+	// Of the idle cases; zero in all others.
+	Instances int           `json:"instances"`
+	Streams   int           `json:"streams"`
+	Groups    int           `json:"groups"`
+	Settle    time.Duration `json:"settle_ns"`
+	Window    time.Duration `json:"window_ns"`
 
 	once bool // measured in the first round only, since it does not vary
 	plot bool // measured for the plot only

@@ -18,7 +18,7 @@ import (
 // not win by having less to carry.
 func TestPeersCarryWhatMillraceWrites(t *testing.T) {
 	t.Parallel()
-	server, err := startServer(t.Context(), systemMillrace, filepath.Join(t.TempDir(), "server"))
+	server, err := startServer(t.Context(), Case{System: systemMillrace}, filepath.Join(t.TempDir(), "server"))
 	if err != nil {
 		t.Fatal(err)
 	}

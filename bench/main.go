@@ -4,6 +4,7 @@
 //	go run -C bench .
 //	go run -C bench . --quick
 //	go run -C bench . --only '^millrace/end-to-end' --cpuprofile /tmp/profiles
+//	go run -C bench . --only '/idle/' --instances 3,10,30
 //	go run -C bench . --against HEAD~3
 package main
 
@@ -35,6 +36,7 @@ type options struct {
 	svg      string
 	against  string
 	profiles string
+	idle     idleOptions
 }
 
 func main() {
@@ -77,7 +79,7 @@ func run(ctx context.Context, args []string) error {
 
 func parse(args []string) (options, error) {
 	var o options
-	var only string
+	var only, instances string
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.rounds, "rounds", 0, "how often each case is run (default 5; with --against 10, with --quick 1)")
 	flags.StringVar(&only, "only", "", "run the cases whose name matches this regular expression")
@@ -86,6 +88,9 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.svg, "svg", "", "measure more round-trip times, and write a plot to this `file`")
 	flags.StringVar(&o.against, "against", "", "compare Millrace with itself at this git `revision`, and nothing else")
 	flags.StringVar(&o.profiles, "cpuprofile", "", "write CPU and allocation profiles of each case to this `folder`")
+	flags.StringVar(&instances, "instances", "3", "idle: a case for each of these `numbers` of instances, separated by commas")
+	flags.DurationVar(&o.idle.settle, "settle", 0, "idle: how long the fleet comes to rest before it is measured (default 45s; with --quick 1s)")
+	flags.DurationVar(&o.idle.window, "window", 0, "idle: how long it is measured (default 30s; with --quick 2s)")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -96,9 +101,14 @@ func parse(args []string) (options, error) {
 	if o.only, err = regexp.Compile(only); err != nil {
 		return o, fmt.Errorf("--only: %w", err)
 	}
+	if o.idle.instances, err = parseInstances(instances); err != nil {
+		return o, fmt.Errorf("--instances: %w", err)
+	}
 	switch {
 	case o.against != "" && (o.json || o.svg != "" || o.profiles != ""):
 		return o, errors.New("--json, --svg and --cpuprofile do not go with --against")
+	case o.idle.settle < 0 || o.idle.window < 0:
+		return o, errors.New("--settle or --window is negative")
 	case o.rounds < 0:
 		return o, errors.New("--rounds is negative")
 	case o.rounds > 0:
@@ -112,9 +122,14 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
+// cases returns what was asked for. The idle cases come last: they take longer than any other.
+func (o options) cases() []Case {
+	return chosen(append(cases(o.quick, o.svg != ""), idleCases(o.idle, o.quick)...), o.only)
+}
+
 // benchmark runs the cases of all systems and reports.
 func benchmark(ctx context.Context, o options, r *runner) error {
-	all := chosen(cases(o.quick, o.svg != ""), o.only)
+	all := o.cases()
 	if len(all) == 0 {
 		return errors.New("--only matches no case")
 	}
@@ -136,11 +151,11 @@ func benchmark(ctx context.Context, o options, r *runner) error {
 	var report strings.Builder // what is written to it can't fail
 	fmt.Fprintf(&report, "Median of %d, in %s. %s\n\n", o.rounds, time.Since(begin).Round(time.Second), where)
 	printTable(&report, measured)
-	report.WriteByte('\n')
+	printIdle(&report, all, got[0])
 	printTargets(&report, all, got[0])
 	out := os.Stdout
 	if o.json {
-		if err := printJSON(os.Stdout, measured); err != nil {
+		if err := errors.Join(printJSON(os.Stdout, measured), printJSON(os.Stdout, idleRows(all, got[0]))); err != nil {
 			return err
 		}
 		out = os.Stderr

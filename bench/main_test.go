@@ -21,7 +21,8 @@ func TestRoundsByDefault(t *testing.T) {
 			t.Errorf("%v: got %d rounds, %v, want %d", test.args, o.rounds, err, test.want)
 		}
 	}
-	for _, args := range [][]string{{"--rounds", "-1"}, {"--only", "("}, {"quick"}, {"--against", "HEAD", "--json"}} {
+	for _, args := range [][]string{{"--rounds", "-1"}, {"--only", "("}, {"quick"}, {"--against", "HEAD", "--json"},
+		{"--instances", "0"}, {"--instances", "3,3"}, {"--instances", ""}, {"--instances", "3;10"}, {"--settle", "-1s"}, {"--window", "-1s"}} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%v: got nil, want an error", args)
 		}

@@ -12,6 +12,9 @@ import (
 
 // runMillrace measures Millrace through its public API, configured as a user gets it, with a group on package router.
 func runMillrace(ctx context.Context, s spec) (sample, error) {
+	if s.Kind == kindIdle {
+		return runIdle(ctx, s)
+	}
 	m, err := newMeter(s)
 	if err != nil {
 		return nil, err

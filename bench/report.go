@@ -54,11 +54,11 @@ func (m measure) text(format func(float64) string) string {
 	return format(float64(m))
 }
 
-// rows returns a row for each case, in their order; those for the plot have none.
+// rows returns a row for each case, in their order; those for the plot have none, and idleRows those of the idle ones.
 func rows(all []Case, r results) []row {
 	rows := make([]row, 0, len(all))
 	for _, c := range all {
-		if c.plot {
+		if c.plot || c.Kind == kindIdle {
 			continue
 		}
 		of := func(key string) measure { return measure(median(r.values(c.Name, key))) }
@@ -98,7 +98,7 @@ func limitOf(c Case, all []Case) string {
 }
 
 // printJSON prints one object a line.
-func printJSON(w io.Writer, rows []row) error {
+func printJSON[R row | idleRow](w io.Writer, rows []R) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	for _, r := range rows {
@@ -109,8 +109,11 @@ func printJSON(w io.Writer, rows []row) error {
 	return nil
 }
 
-// printTable prints a table for people, kind by kind and by round trip.
+// printTable prints a table for people, kind by kind and by round trip; nothing where there are no rows.
 func printTable(w *strings.Builder, rows []row) {
+	if len(rows) == 0 {
+		return
+	}
 	sorted := slices.Clone(rows)
 	kinds := []string{kindEndToEnd, kindPublish, kindConsume, kindLatency, kindMemory}
 	slices.SortStableFunc(sorted, func(a, b row) int {
@@ -128,6 +131,7 @@ func printTable(w *strings.Builder, rows []row) {
 		})
 	}
 	writeTable(w, "lr", lines)
+	w.WriteByte('\n')
 }
 
 func digits(n int) func(float64) string {

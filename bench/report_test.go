@@ -133,7 +133,7 @@ func TestTargetsSayWhatHolds(t *testing.T) {
 
 func TestEveryTargetAndCurveIsMeasured(t *testing.T) {
 	t.Parallel()
-	all := cases(true, true)
+	all := append(cases(true, true), idleCases(idleOptions{instances: []int{3, 30}}, true)...)
 	names := map[string]bool{}
 	for _, c := range all {
 		if names[c.Name] {

@@ -23,10 +23,11 @@ type runner struct {
 	proxyOwn time.Duration // what the proxy takes by itself in one direction
 }
 
-// caseTimeout is how long a case may take. One that can't keep up, or hangs, must not hold up the others for ever.
+// caseTimeout is how long a case may take, and an idle one beside the time in which it waits. One that can't keep up, or hangs, must
+// not hold up the others for ever.
 const caseTimeout = 2 * time.Minute
 
-var errTooLong = fmt.Errorf("it took longer than %s", caseTimeout)
+var errTooLong = errors.New("it took too long")
 
 // contender is a binary whose cases are run: this one, and with --against that of another revision.
 type contender struct {
@@ -75,11 +76,12 @@ func (r *runner) run(ctx context.Context, contenders []contender, rounds int) ([
 
 // measure runs one case once.
 func (r *runner) measure(ctx context.Context, binary string, c Case, round int) (sample, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, caseTimeout, errTooLong)
+	timeout := caseTimeout + c.Settle + c.Window
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: more than %s", errTooLong, timeout))
 	defer cancel()
 	dir := filepath.Join(r.dir, "server")
 	defer os.RemoveAll(dir)
-	server, err := startServer(ctx, c.System, dir)
+	server, err := startServer(ctx, c, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -97,11 +99,11 @@ func (r *runner) measure(ctx context.Context, binary string, c Case, round int) 
 		name := strings.NewReplacer("/", "-", "@", "-").Replace(c.Name)
 		s.Profile = filepath.Join(r.profiles, fmt.Sprintf("%s-%d", name, round+1))
 	}
-	return runInChild(ctx, binary, s)
+	return r.runInChild(ctx, binary, s)
 }
 
 // runInChild runs a case in a new process and returns what it measured.
-func runInChild(ctx context.Context, binary string, s spec) (sample, error) {
+func (r *runner) runInChild(ctx context.Context, binary string, s spec) (sample, error) {
 	argument, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
@@ -112,7 +114,8 @@ func runInChild(ctx context.Context, binary string, s spec) (sample, error) {
 		return strings.HasPrefix(v, "GOGC=") || strings.HasPrefix(v, "GOMEMLIMIT=") || strings.HasPrefix(v, "GODEBUG=")
 	})
 	cmd.Env = append(cmd.Env, fmt.Sprintf("GOGC=%d", s.GOGC))
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	stderr := listener{log: r.log}
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -125,7 +128,7 @@ func runInChild(ctx context.Context, binary string, s spec) (sample, error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("%w; it said:\n%s", err, head(stderr.String(), 20_000))
+		return nil, fmt.Errorf("%w; it said:\n%s", err, head(stderr.said.String(), 20_000))
 	}
 	var got sample
 	if err := json.Unmarshal(stdout.Bytes(), &got); err != nil {
@@ -156,6 +159,9 @@ func head(s string, n int) string {
 
 // String is the line of progress.
 func (s sample) String() string {
+	if _, ok := s[scriptRate]; ok {
+		return s.idleString()
+	}
 	line := fmt.Sprintf("%9s/s", thousands(s[perSecond]))
 	if median, ok := s[p50]; ok {
 		line += fmt.Sprintf("  p50 %.2f ms  p99 %.2f ms", median, s[p99])
@@ -171,7 +177,7 @@ func (s sample) String() string {
 func (r *runner) survey(ctx context.Context) (string, error) {
 	dir := filepath.Join(r.dir, "server")
 	defer os.RemoveAll(dir)
-	server, err := startServer(ctx, systemLimit, dir)
+	server, err := startServer(ctx, Case{System: systemLimit}, dir)
 	if err != nil {
 		return "", err
 	}

@@ -32,26 +32,36 @@ const (
 	startTries = 5
 )
 
-// startServer starts what the system stands on, with its files in dir, which it makes.
-func startServer(ctx context.Context, system, dir string) (*server, error) {
+// Settings of Redis: what is written to disk.
+var (
+	nothingPersisted = []string{"--save", "", "--appendonly", "no"}
+	// The file is never rewritten, so that it grows by what is appended to it.
+	everythingAppended = []string{"--save", "", "--appendonly", "yes", "--auto-aof-rewrite-percentage", "0"}
+)
+
+// startServer starts what a case stands on, with its files in dir, which it makes.
+func startServer(ctx context.Context, c Case, dir string) (*server, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if system == systemNATS {
+	if c.System == systemNATS {
 		return startNATS(ctx, dir)
+	}
+	persistence := nothingPersisted
+	if c.Kind == kindIdle {
+		persistence = everythingAppended
 	}
 	var err error
 	for range startTries {
 		var s *server
-		if s, err = startRedis(ctx, dir); err == nil {
+		if s, err = startRedis(ctx, dir, persistence); err == nil {
 			return s, nil
 		}
 	}
 	return nil, err
 }
 
-// startRedis starts a server that persists nothing.
-func startRedis(ctx context.Context, dir string) (*server, error) {
+func startRedis(ctx context.Context, dir string, persistence []string) (*server, error) {
 	binary, err := findRedis(os.Getenv, exec.LookPath)
 	if err != nil {
 		return nil, err
@@ -60,7 +70,7 @@ func startRedis(ctx context.Context, dir string) (*server, error) {
 	// their ports up for a while.
 	port := strconv.Itoa(10_000 + rand.N(10_000))
 	s := &server{addr: net.JoinHostPort("127.0.0.1", port), exited: make(chan struct{})}
-	s.cmd = child(binary, "--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "", "--appendonly", "no")
+	s.cmd = child(binary, append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", dir}, persistence...)...)
 	said := &bytes.Buffer{}
 	s.cmd.Stdout, s.cmd.Stderr = said, said
 	if err := s.cmd.Start(); err != nil {

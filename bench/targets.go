@@ -27,6 +27,7 @@ const (
 	caseLimit       = systemLimit + "/end-to-end/batch@0ms"
 	caseWatermill   = systemWatermill + "/end-to-end/1-handler@"
 	caseWatermill16 = systemWatermill + "/end-to-end/16-handlers@"
+	caseIdle30      = systemMillrace + "/idle/30-instances@0ms"
 )
 
 // workerRSS is the bound on a worker's memory: InFlight (256) × (payload + 4 KiB) + 64 MiB, in MiB.
@@ -49,6 +50,7 @@ var targets = []target{
 	{what: "server CPU per event, against the raw limit", of: caseOurs, to: caseLimit, key: serverCPU, most: 1.25},
 	{what: "bytes per entry, against watermill-redisstream", of: systemMillrace + "/memory@0ms", to: systemWatermill + "/memory@0ms", key: entryBytes, most: 0.92},
 	{what: "allocations per event, end to end, batch", of: caseOurs, key: allocs, most: 35},
+	{what: "CPU of the server, 30 idle instances, %", of: caseIdle30, key: serverLoad, most: 25},
 	{what: "peak RSS of a worker at full speed, MiB", of: systemMillrace + "/consume@0ms", key: rss, most: workerRSS,
 		remark: "for as long as the case takes; the target is shown over 5 min by hand"},
 }
