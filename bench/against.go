@@ -15,7 +15,7 @@ import (
 
 // compare measures Millrace now and at another revision, in turns, and prints how much faster it is now.
 func compare(ctx context.Context, o options, r *runner) error {
-	all := slices.DeleteFunc(chosen(cases(o.quick, false), o.only), func(c Case) bool { return c.System != systemMillrace })
+	all := slices.DeleteFunc(o.cases(), func(c Case) bool { return c.System != systemMillrace })
 	if len(all) == 0 {
 		return errors.New("--only matches no case of millrace")
 	}
@@ -23,7 +23,7 @@ func compare(ctx context.Context, o options, r *runner) error {
 	if err != nil {
 		return err
 	}
-	then, remove, err := buildRevision(ctx, o.against, r.dir)
+	then, remove, err := buildRevision(ctx, o.against, r.dir, slices.ContainsFunc(all, func(c Case) bool { return c.Kind == kindIdle }))
 	if err != nil {
 		return err
 	}
@@ -37,8 +37,13 @@ func compare(ctx context.Context, o options, r *runner) error {
 		return context.Cause(ctx)
 	}
 	var report strings.Builder
-	fmt.Fprintf(&report, "Now against %s, median of %d. %s\nAbove 1: faster now; of milliseconds, CPU, allocations and bytes: more now.\n\n", o.against, o.rounds, where)
-	printComparison(&report, all, got[0], got[1])
+	fmt.Fprintf(&report, "Now against %s, median of %d. %s\nAbove 1: of events/s faster now, of all else more now.\n\n", o.against, o.rounds, where)
+	events, _ := split(all)
+	if len(events) > 0 {
+		printComparison(&report, events, got[0], got[1])
+		report.WriteByte('\n')
+	}
+	printIdleComparison(&report, all, got[0], got[1])
 	if _, err := os.Stdout.WriteString(report.String()); err != nil {
 		return err
 	}
@@ -64,8 +69,9 @@ func printComparison(w *strings.Builder, all []Case, now, then results) {
 }
 
 // buildRevision builds the benchmark of a revision in a work tree of its own. A revision that has none gets this one, and its load
-// generator if it has none of these either: what is measured is then the bus alone.
-func buildRevision(ctx context.Context, revision, dir string) (binary string, remove func(), err error) {
+// generator if it has none of these either: what is measured is then the bus alone. So does one whose benchmark knows no idle
+// case, where one is wanted.
+func buildRevision(ctx context.Context, revision, dir string, idle bool) (binary string, remove func(), err error) {
 	top, err := output(ctx, ".", "git", "rev-parse", "--show-toplevel")
 	if err != nil {
 		return "", nil, err
@@ -78,14 +84,10 @@ func buildRevision(ctx context.Context, revision, dir string) (binary string, re
 		// With a context of its own: it is for the end, also after Ctrl-C. Without it git only goes on to list a folder that is gone.
 		_, _ = output(context.Background(), top, "git", "worktree", "remove", "--force", tree)
 	}
-	for _, folder := range []string{"bench", "internal/loadgen"} {
-		if _, err := os.Stat(filepath.Join(tree, folder)); err == nil {
-			continue
-		}
-		if err := os.CopyFS(filepath.Join(tree, folder), os.DirFS(filepath.Join(top, folder))); err != nil {
-			remove()
-			return "", nil, err
-		}
+	_, err = os.Stat(filepath.Join(tree, idleFile))
+	if err := bringBench(top, tree, idle && err != nil); err != nil {
+		remove()
+		return "", nil, err
 	}
 	binary = filepath.Join(dir, "bench-then")
 	// -mod=mod: the sums of this revision's dependencies may not be the ones in the copied go.sum.
@@ -94,6 +96,26 @@ func buildRevision(ctx context.Context, revision, dir string) (binary string, re
 		return "", nil, err
 	}
 	return binary, remove, nil
+}
+
+// idleFile is there in a revision whose benchmark knows the idle cases.
+const idleFile = "bench/idle.go"
+
+// bringBench copies the benchmark and its load generator from one tree to another, where they are missing there or are to be replaced.
+func bringBench(from, to string, replace bool) error {
+	for _, folder := range []string{"bench", "internal/loadgen"} {
+		there := filepath.Join(to, folder)
+		if _, err := os.Stat(there); err == nil && !replace {
+			continue
+		}
+		if err := os.RemoveAll(there); err != nil {
+			return err
+		}
+		if err := os.CopyFS(there, os.DirFS(filepath.Join(from, folder))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // output runs a command in a folder and returns what it printed, without the line's end.
