@@ -22,7 +22,7 @@ const (
 	idleStreamsQuick, idleGroupsQuick = 5, 4
 )
 
-// startPatience is how long a fleet may take to join and to be idle. One that the server can't carry is measured as it is then.
+// startPatience is how long a fleet may take to join and to be idle. One that does not manage is measured as it is then.
 const startPatience = time.Minute
 
 // Measures of the idle cases, in a sample.
@@ -36,7 +36,7 @@ const (
 	connections     = "connections_per_instance"
 	connectionsPeak = "connections_per_instance_peak" // since the fleet started
 	clientLoad      = "client_cpu_percent_per_instance"
-	joinedShare     = "joined_percent" // of what should be consumers at streams: below 100, the server can't carry the fleet
+	joinedShare     = "joined_percent" // of what should be consumers at streams: below 100, the fleet did not get started
 )
 
 // withDefaults fills in the times that were not given.

@@ -96,7 +96,7 @@ func printIdle(w *strings.Builder, all []Case, r results) {
 		lines = append(lines, line)
 	}
 	writeTable(w, "lr", lines)
-	w.WriteString(fleetOf(idle[0]))
+	w.WriteString(fleetOf(idle[0]) + "\n")
 }
 
 // printIdleComparison prints now and then of the idle cases, a line for each measure.

@@ -51,6 +51,8 @@ var targets = []target{
 	{what: "bytes per entry, against watermill-redisstream", of: systemMillrace + "/memory@0ms", to: systemWatermill + "/memory@0ms", key: entryBytes, most: 0.92},
 	{what: "allocations per event, end to end, batch", of: caseOurs, key: allocs, most: 35},
 	{what: "CPU of the server, 30 idle instances, %", of: caseIdle30, key: serverLoad, most: 25},
+	// A fleet that could not join costs little, too.
+	{what: "consumers that have joined, 30 idle instances, %", of: caseIdle30, key: joinedShare, least: 100},
 	{what: "peak RSS of a worker at full speed, MiB", of: systemMillrace + "/consume@0ms", key: rss, most: workerRSS,
 		remark: "for as long as the case takes; the target is shown over 5 min by hand"},
 }
