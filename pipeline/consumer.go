@@ -16,11 +16,11 @@ import (
 
 // A consumer is one running instance in a group. Its goroutines:
 //
-//	readLoop     reads what is new, as much as there is room for (one per 32 streams)
+//	readLoop     reads what is new, as much as there is room for (one per 64 streams)
 //	twinLoop     keeps a second read under way where round trips are long
 //	deliverLoop  decides what is handled here, and hands deliveries out
 //	settleLoop   acknowledges what was handled, as many IDs in one command as there are
-//	beatLoop     says that this consumer lives, moves what is due, finds out who is dead (one per stream)
+//	beatLoop     says that this consumer lives, has moved what is due, finds out who is dead (one per stream)
 //	passOnLoop   passes on what is not handled here (one per stream, while there is any)
 //	takeOver     takes from the dead, and what waits for a handler that is here (while there is any)
 //	raise        raises the counts of suspects before they run (while there are any)
@@ -73,7 +73,6 @@ const (
 	readBlock = redisstream.MaxBlock
 	// outBuffer is how many messages wait for the router at most.
 	outBuffer = 64
-	beatEvery = 2 * time.Second
 	// deniedFor is how long a stream is left alone that the server refuses for good. Then a right that was given may have healed it.
 	deniedFor = 30 * time.Second
 	// finishTimeout bounds the last commands of a consumer that stops.
@@ -315,7 +314,7 @@ func (c *consumer) isClosed() bool {
 func (c *consumer) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), finishTimeout)
 	defer cancel()
-	c.eachStream(func(m *membership) {
+	eachOf(c.joined(), func(m *membership) {
 		err := c.bus.log.Leave(ctx, c.self, m.stream)
 		class := redisstream.Classify(err)
 		if err == nil || ctx.Err() != nil || class == redisstream.Lost || errors.Is(err, errMemoryClosed) {
@@ -328,12 +327,12 @@ func (c *consumer) leave() {
 	})
 }
 
-// eachStream calls the function for each stream that is joined, a few at the same time: one round trip
+// eachOf calls the function for each of the memberships, a few at the same time: one round trip
 // after the other would take too long where there are many streams.
-func (c *consumer) eachStream(f func(*membership)) {
+func eachOf(of []*membership, f func(*membership)) {
 	var calls sync.WaitGroup
 	room := make(chan struct{}, 16)
-	for _, m := range c.joined() {
+	for _, m := range of {
 		room <- struct{}{}
 		calls.Go(func() { f(m); <-room })
 	}

@@ -65,12 +65,13 @@ func (c *consumer) route(read []*holding) {
 	var of *membership // of the stream that the entries are from
 	var done []bool    // which of those from doneFrom on were handled here; nil: not asked for
 	doneFrom := 0
-	mine := make([]*holding, 0, len(read))
+	mine, now := make([]*holding, 0, len(read)), time.Now()
 	for i, h := range read {
 		if h.ref.Spool {
 			of = spoolMembership()
 		} else if of == nil || of.stream != h.Stream {
 			of = c.membership(h.Stream)
+			of.woken(now)
 		}
 		h.of = of
 		if h.gone {

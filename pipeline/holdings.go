@@ -287,7 +287,7 @@ func (w *holdings) next(now time.Time) (out, raise, back []*holding) {
 func (w *holdings) mayBegin(h *holding, now time.Time) bool {
 	of := h.of
 	switch {
-	case !of.isFresh(now):
+	case of.resting.Load() || !of.isFresh(now):
 		w.move(h, heldAside)
 		of.aside = append(of.aside, h)
 		return false
@@ -370,6 +370,7 @@ func (w *holdings) begin(h *holding, now time.Time) bool {
 func (w *holdings) freshen(of *membership) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	of.resting.Store(false)
 	w.release(still(heldAside, of.aside))
 	of.aside = nil
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"slices"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -22,7 +23,10 @@ func (c *consumer) leaseLoop() {
 		case <-timer.C:
 		}
 		long := c.holdings.heldLong(time.Now().Add(-c.cfg.Policy.ClaimIdle / 3))
-		c.eachStream(func(m *membership) { c.tendLeases(m, long[m.stream]) })
+		busy := slices.DeleteFunc(c.joined(), func(m *membership) bool {
+			return len(long[m.stream]) == 0 && !m.strangers.Load()
+		})
+		eachOf(busy, func(m *membership) { c.tendLeases(m, long[m.stream]) })
 	}
 }
 
@@ -36,7 +40,7 @@ func (c *consumer) tendLeases(m *membership, long []redisstream.Ref) {
 			return // the next round finds out
 		}
 	}
-	if c.reading.Err() != nil || !m.taking.CompareAndSwap(false, true) {
+	if !m.strangers.Load() || c.reading.Err() != nil || !m.taking.CompareAndSwap(false, true) {
 		return // no time for more, or takeOver is at it
 	}
 	c.loops.start("claim", func() {

@@ -18,8 +18,14 @@ type membership struct {
 	handled atomic.Int64  // deliveries since the last beat: all that a success costs
 	kicked  atomic.Int64  // when burials asked for a beat last, in Unix nanoseconds
 	anew    atomic.Bool   // what the record of failures says of this consumer is to be forgotten
-	fresh   atomic.Int64  // until when deliveries may begin, in Unix nanoseconds; see freshFor
+	fresh   atomic.Int64  // until when deliveries may begin, in Unix nanoseconds; see freshMargin
 	lapsed  atomic.Int64  // when it was found last that fresh had passed, likewise
+	used    atomic.Int64  // when there was something of the stream here last, likewise
+	resting atomic.Bool   // it has said that it rests: nothing begins; set with holdings.mu held
+	stray   atomic.Bool   // something is pending here that this consumer does not know of
+	// strangers says that a consumer which does not beat, another software's, holds something.
+	strangers atomic.Bool
+	dues      dues
 	// takingOver is held while something is taken over: reconcile would find it pending here, and not
 	// know where it came from.
 	takingOver sync.Mutex
@@ -32,8 +38,12 @@ type membership struct {
 
 	// What follows is used by beatLoop only.
 	watch      peerWatch
-	failing    bool // there is a record of failures, as last heard (breaker.go)
-	unfollowed bool // it can't be read, and that was said
+	failing    bool   // there is a record of failures, as last heard (breaker.go)
+	unfollowed bool   // it can't be read, and that was said
+	members    int    // consumers that beat
+	watched    bool   // all of the peers are to be looked at
+	said       string // of this consumer, last
+	saidAt     time.Time
 
 	// What follows is guarded by consumer.mu.
 	joined   bool
@@ -41,7 +51,7 @@ type membership struct {
 	denied   time.Time            // when the server refused for good to let it join; zero: it did not
 	patterns redisstream.Patterns // what the group takes, as last heard
 	highest  redisstream.ID       // of the entries that were read first
-	beaten   time.Time            // when a beat was answered last, or the membership began
+	beaten   time.Time            // when a beat was answered last, or the first of those began that were not
 	trouble  error                // of the last beat; nil: it was answered
 
 	// What follows is guarded by holdings.mu.
@@ -65,6 +75,8 @@ func (c *consumer) addStream(ctx context.Context, stream string, fromEnd bool, r
 		m := &membership{
 			stream: stream, kick: make(chan struct{}, 1), passKick: make(chan struct{}, 1), beaten: time.Now(),
 		}
+		m.dues.changed = make(chan struct{}, 1)
+		m.used.Store(time.Now().UnixNano())
 		m.pause.self = c.self.Name
 		c.streams[stream] = m
 		c.tending.start("beat", func() { c.beatLoop(m) })
@@ -93,7 +105,7 @@ func (c *consumer) join(ctx context.Context, stream string, fromEnd bool) error 
 		m.denied = time.Now()
 	}
 	c.mu.Unlock()
-	if err == nil && m.fresh.CompareAndSwap(0, asked.Add(freshFor).UnixNano()) {
+	if err == nil && m.fresh.CompareAndSwap(0, asked.Add(beatEvery+freshMargin).UnixNano()) {
 		m.beatSoon() // joining was the first beat; the second one tells of the peers
 	}
 	if errors.Is(err, ErrDenied) && !known {
@@ -168,7 +180,9 @@ func (c *consumer) membership(stream string) *membership {
 func (c *consumer) setPatterns(m *membership, p redisstream.Patterns) {
 	c.mu.Lock()
 	changed := m.patterns.Version != p.Version
-	m.patterns = p
+	if changed {
+		m.patterns = p
+	}
 	c.mu.Unlock()
 	if changed {
 		m.passOnSoon(true)

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"math"
@@ -44,8 +45,8 @@ type memoryDeferred struct {
 }
 
 const (
-	// memoryAlive is how fresh a beat must be for its consumer to count as alive.
-	memoryAlive = 4 * beatEvery
+	// memoryAlive is how late the next beat of a consumer may be that counts as alive.
+	memoryAlive = 3 * beatEvery
 )
 
 // group returns a group that is there.
@@ -56,8 +57,8 @@ func (m *memory) group(stream, group string) *memoryGroup {
 	return nil
 }
 
-// clock is the time of beats in milliseconds, even; never redisstream.Left.
-func (m *memory) clock() int64 { return time.Since(m.begun).Milliseconds()/2*2 + 2 }
+// clock is the time of beats in milliseconds.
+func (m *memory) clock() int64 { return time.Since(m.begun).Milliseconds() }
 
 func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.Join) (redisstream.Joined, error) {
 	m.mu.Lock()
@@ -84,7 +85,7 @@ func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.J
 			g.patterns.Version++
 		}
 	}
-	g.beats[c.Name] = m.clock()
+	g.beats[c.Name] = redisstream.BeatDue(m.clock()+beatEvery.Milliseconds(), redisstream.Say{})
 	return redisstream.Joined{Patterns: g.patterns, Made: made, From: g.cursor, Paused: g.paused}, nil
 }
 
@@ -275,45 +276,56 @@ func (g *memoryGroup) countUnhandled(eventType string) {
 func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream string, say redisstream.Say) (redisstream.Beat, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b := redisstream.Beat{Run: "memory", NextDue: -1}
+	b := redisstream.Beat{Run: "memory"}
 	g := m.group(stream, c.Group)
 	if g == nil {
 		return b, nil
 	}
-	if g.promote(time.Now()) {
-		m.wake()
-	}
-	g.beats[c.Name] = m.clock()
-	if say.Idle {
-		g.beats[c.Name]++ // odd
-	}
+	m.promote(g)
+	now := m.clock()
+	g.beats[c.Name] = redisstream.BeatDue(now+cmp.Or(say.Next, beatEvery).Milliseconds(), say)
 	if say.About != "" {
 		g.about[c.Name] = say.About
 	}
 	b.Patterns, b.Waiting, b.Paused = g.patterns, int64(g.waitingCount()), g.paused
+	b.Unknown, b.Pending, b.Members = g.about[c.Name] == "", int64(len(g.heldBy(c.Name))), len(g.beats)
 	b.Full = g.waitingCount() >= m.groupBound
 	b.Failing = len(g.failures.rows) > 0
 	for name, beat := range g.beats {
-		if name != c.Name {
-			b.Peers = append(b.Peers, redisstream.Peer{Name: name, Beat: beat})
+		due := time.Duration(beat-now) * time.Millisecond
+		if name != c.Name && (say.AllPeers || due <= beatEvery) {
+			b.Peers = append(b.Peers, redisstream.Peer{Name: name, Beat: beat, Due: due})
 		}
-	}
-	if len(g.deferred) > 0 {
-		b.NextDue = max(0, time.Until(g.deferred[0].due))
 	}
 	return b, nil
 }
 
-// promote moves what is due to the lane and reports whether there was any.
-func (g *memoryGroup) promote(now time.Time) bool {
-	n := 0
-	for n < len(g.deferred) && !g.deferred[n].due.After(now) {
-		g.lane.add(g.deferred[n].message.Entry(g.lane.next(1)))
-		n++
+func (m *memory) Promote(_ context.Context, stream, group string) (redisstream.Promoted, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return redisstream.Promoted{Next: -1}, nil
 	}
-	clear(g.deferred[:n])
-	g.deferred = g.deferred[n:]
-	return n > 0
+	return m.promote(g), nil
+}
+
+// promote moves what is due to the lane. The lock is held.
+func (m *memory) promote(g *memoryGroup) redisstream.Promoted {
+	now, p := time.Now(), redisstream.Promoted{Next: -1}
+	for p.Moved < len(g.deferred) && !g.deferred[p.Moved].due.After(now) {
+		g.lane.add(g.deferred[p.Moved].message.Entry(g.lane.next(1)))
+		p.Moved++
+	}
+	clear(g.deferred[:p.Moved])
+	g.deferred = g.deferred[p.Moved:]
+	if len(g.deferred) > 0 {
+		p.Next = g.deferred[0].due.Sub(now)
+	}
+	if p.Moved > 0 {
+		m.wake()
+	}
+	return p
 }
 
 func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error) {

@@ -33,6 +33,14 @@ func (o *oddAnswers) Fetch(
 	return fetched, errOdd
 }
 
+func (o *oddAnswers) Beat(
+	ctx context.Context, c redisstream.Consumer, stream string, say redisstream.Say,
+) (redisstream.Beat, error) {
+	b, err := o.transport.Beat(ctx, c, stream, say)
+	b.Strangers = true
+	return b, err
+}
+
 func (o *oddAnswers) Strangers(
 	_ context.Context, _ redisstream.Consumer, stream string, _ time.Duration, _ redisstream.Most,
 ) ([]redisstream.Delivered, error) {

@@ -288,7 +288,7 @@ func (c *consumer) refresh(m *membership, of redisstream.Settled) {
 	if of != redisstream.Changed {
 		return
 	}
-	if beat, err := c.bus.log.Beat(c.reading, c.self, m.stream, redisstream.Say{}); err == nil {
+	if beat, err := c.bus.log.Beat(c.reading, c.self, m.stream, redisstream.Say{Holds: true}); err == nil {
 		c.setPatterns(m, beat.Patterns)
 	}
 }

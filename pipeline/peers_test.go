@@ -20,7 +20,7 @@ import (
 func TestF20WhoIsDead(t *testing.T) {
 	t.Parallel()
 	beat := func(of int64, run string) redisstream.Beat {
-		return redisstream.Beat{Run: run, Peers: []redisstream.Peer{{Name: "peer", Beat: of}}}
+		return redisstream.Beat{Run: run, Peers: []redisstream.Peer{{Name: "peer", Beat: of, Due: beatEvery}}}
 	}
 	type step struct {
 		at    time.Duration

@@ -15,6 +15,7 @@ type reader struct {
 	consumer *consumer
 	turn     atomic.Int32 // counts reads: streams have their turn one after the other
 	lostOne  atomic.Bool  // a reply of twinLoop may have been lost
+	brought  atomic.Int64 // when a read has brought anything last, in Unix nanoseconds
 	// underway is held for reading while a read is under way, and for writing by reconcile: what a read of twinLoop has been given and not
 	// brought yet would look unknown.
 	underway sync.RWMutex
@@ -52,13 +53,8 @@ func (r *reader) readLoop() {
 		if r.lostOne.Swap(false) {
 			reconciled = time.Time{}
 		}
-		if err == nil && time.Since(reconciled) > reconcileEvery {
-			r.underway.Lock()
-			err = r.reconcile(streams)
-			r.underway.Unlock()
-			if err == nil {
-				reconciled = time.Now()
-			}
+		if err == nil {
+			reconciled, err = r.reconcileSome(streams, reconciled)
 		}
 		if err == nil {
 			streams = r.readable(streams)
@@ -107,7 +103,8 @@ func (r *reader) twinLoop() {
 	c := r.consumer
 	for c.reading.Err() == nil {
 		streams := slices.DeleteFunc(r.current(), func(s string) bool { m := c.membership(s); return !c.isJoined(m) || !c.mayRead(m) })
-		if len(streams) == 0 || !c.bus.link.isFar() {
+		idle := time.Now().UnixNano()-r.brought.Load() > int64(twinPause)
+		if idle || len(streams) == 0 || !c.bus.link.isFar() {
 			sleep(c.reading, twinPause)
 			continue
 		}
@@ -232,6 +229,7 @@ func (r *reader) read(p readPlan) error {
 	read, err := r.ask(p)
 	var fresh []*holding
 	if len(read) > 0 {
+		r.brought.Store(time.Now().UnixNano())
 		r.learn(p, read)
 		held := c.holdings.hold(c, read)
 		n := len(held)
@@ -352,12 +350,36 @@ func (c *consumer) doneOf(read []*holding) []bool {
 	return c.done.which(events)
 }
 
+// reconcileSome reconciles those streams for which it is time, and returns when that was so last for all
+// of them; zero: a reply may have been lost. Of those that rest, the beats tell whether something is
+// pending here.
+func (r *reader) reconcileSome(streams []string, last time.Time) (time.Time, error) {
+	lost, now := last.IsZero(), time.Now()
+	due := now.Sub(last) > reconcileEvery
+	var of []*membership
+	for _, s := range streams {
+		m := r.consumer.membership(s)
+		if m.stray.Swap(false) || lost || due && !m.resting.Load() {
+			of = append(of, m)
+		}
+	}
+	if due {
+		last = now
+	}
+	if len(of) == 0 {
+		return last, nil
+	}
+	r.underway.Lock()
+	defer r.underway.Unlock()
+	return last, r.reconcile(of, streams)
+}
+
 // reconcile takes what is pending with this consumer, but unknown to it: a reply that was lost has left it there, and nobody else may
 // take it from a living consumer. Only IDs are listed; entries are asked for where they are unknown.
-func (r *reader) reconcile(streams []string) error {
+func (r *reader) reconcile(of []*membership, all []string) error {
 	c := r.consumer
-	for _, s := range streams {
-		m := c.membership(s)
+	for _, m := range of {
+		s := m.stream
 		var behind, laneBehind redisstream.ID
 		for {
 			m.takingOver.Lock()
@@ -380,7 +402,7 @@ func (r *reader) reconcile(streams []string) error {
 			}
 			if err != nil {
 				if redisstream.Classify(err) == redisstream.Lost {
-					c.forget(streams)
+					c.forget(all)
 				}
 				return err
 			}

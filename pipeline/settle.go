@@ -387,7 +387,11 @@ func (c *consumer) writeRetries(ctx context.Context, stream string, batch []sett
 		err = cmpErr(err, errFull)
 	}
 	if m := c.membership(stream); m != nil {
-		m.beatSoon() // it tells when they are due
+		for _, r := range retries {
+			if r.Delay > 0 {
+				m.dues.add(time.Now().Add(r.Delay))
+			}
+		}
 	}
 	return left, err
 }

@@ -43,9 +43,17 @@ func (w *holdings) share(of *membership, before time.Time) (back []*holding) {
 	return back
 }
 
-// isIdle reports whether places are free, and nothing waits for one.
-func (w *holdings) isIdle() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// idle reports whether places are free, and nothing waits for one. The lock is held.
+func (w *holdings) idle() bool {
 	return !w.own.isPaused() && w.placed() < w.size && w.count[heldTurn]+w.count[heldRead] == 0
+}
+
+// holdsOf reports whether something of the stream is held. The lock is held.
+func (w *holdings) holdsOf(stream string) bool {
+	for ref := range w.held {
+		if ref.Stream == stream && !ref.Spool {
+			return true
+		}
+	}
+	return false
 }

@@ -74,9 +74,11 @@ type groupLog interface {
 	// them by type. With patterns of another version it does nothing and says Changed; those no longer pending with this
 	// consumer are passed over.
 	Skip(ctx context.Context, c redisstream.Consumer, stream string, skips []redisstream.Skip, version int64) (redisstream.Settled, error)
-	// Beat tells the group of one stream that this consumer lives, moves what is due from the deferred set to the
-	// lane, and reports on the group.
+	// Beat tells the group of one stream that this consumer lives, moves what is due and was forgotten from the
+	// deferred set to the lane, and reports on the group.
 	Beat(ctx context.Context, c redisstream.Consumer, stream string, say redisstream.Say) (redisstream.Beat, error)
+	// Promote moves what is due from the deferred set to the lane, some at a time.
+	Promote(ctx context.Context, stream, group string) (redisstream.Promoted, error)
 	// Flow adds this consumer's share to the record of the group's failures, if there is one (see
 	// breaker.go), and returns its sums, if they are asked for.
 	Flow(ctx context.Context, c redisstream.Consumer, stream string, s redisstream.Share) (redisstream.Flow, error)

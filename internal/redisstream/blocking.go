@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type blockingConn struct {
 	conn   *redis.Conn
 	id     int64 // for CLIENT UNBLOCK; 0: it may not be used
 	buffer *replyBuffer
+	used   time.Time // last
 }
 
 // blockingConns are those that no read uses now.
@@ -44,9 +46,15 @@ func (f *blockingConns) pop() (blockingConn, bool) {
 	return conn, true
 }
 
+// push takes a connection back, and closes the one that has been used least if that is long ago.
 func (f *blockingConns) push(conn blockingConn) {
+	conn.used = time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if len(f.free) > 0 && conn.used.Sub(f.free[0].used) > blockingIdle {
+		_ = f.free[0].conn.Close()
+		f.free = slices.Delete(f.free, 0, 1)
+	}
 	f.free = append(f.free, conn)
 }
 
@@ -60,6 +68,9 @@ func (f *blockingConns) close() {
 		_ = conn.conn.Close()
 	}
 }
+
+// blockingIdle is how long a connection is kept that no read uses.
+const blockingIdle = 5 * time.Second
 
 // maxBlockAlone is the longest that a read waits which nothing can end before its time.
 const maxBlockAlone = 250 * time.Millisecond
@@ -126,9 +137,9 @@ func dialBlocking(ctx context.Context, client *redis.Client) (blockingConn, erro
 	var refused redis.Error
 	switch {
 	case err == nil:
-		return blockingConn{conn, id.Val(), new(replyBuffer)}, nil
+		return blockingConn{conn: conn, id: id.Val(), buffer: new(replyBuffer)}, nil
 	case errors.As(err, &refused) && Classify(err) != Away:
-		return blockingConn{conn, 0, new(replyBuffer)}, nil
+		return blockingConn{conn: conn, buffer: new(replyBuffer)}, nil
 	}
 	_ = conn.Close()
 	return blockingConn{}, err

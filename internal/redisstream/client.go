@@ -26,8 +26,10 @@ type Client struct {
 
 	appends  redis.UniversalClient
 	blocking redis.UniversalClient
-	admin    redis.UniversalClient
+	groups   redis.UniversalClient // what consumers take and settle
+	admin    redis.UniversalClient // histories, reports, and what operators do
 	beats    redis.UniversalClient // see liveness
+	batches  batches               // of what goes over beats
 
 	idle       blockingConns // connections for blocking reads that are free now
 	registered registrations
@@ -48,14 +50,27 @@ const (
 // New returns a client. It does not connect; the first command does.
 func New(cfg Config) *Client {
 	c := &Client{namespace: cfg.Namespace, maxLen: strconv.FormatInt(cfg.MaxLen, 10)}
-	c.appends = redis.NewUniversalClient(options(cfg.Redis, nil))
+	c.appends = redis.NewUniversalClient(options(cfg.Redis, keep(3)))
 	c.blocking = redis.NewUniversalClient(options(cfg.Redis, func(o *redis.UniversalOptions) {
 		o.ReadTimeout = MaxBlock + time.Second
 		o.PoolSize = 4096 // each blocked reader holds one; connections are made on demand
+		o.MinIdleConns, o.MaxIdleConns = 0, 1
 	}))
-	c.admin = redis.NewUniversalClient(options(cfg.Redis, nil))
+	c.groups = redis.NewUniversalClient(options(cfg.Redis, keep(3)))
+	c.admin = redis.NewUniversalClient(options(cfg.Redis, keep(1)))
 	c.beats = liveness(cfg.Redis, &c.runs)
+	c.batches.client = c.beats
 	return c
+}
+
+// keep has a client keep so many connections that nobody uses, unless the user says otherwise: most of
+// a fleet's have nothing to do, and each costs the server some memory.
+func keep(n int) func(*redis.UniversalOptions) {
+	return func(o *redis.UniversalOptions) {
+		if o.MaxIdleConns == 0 {
+			o.MaxIdleConns = max(n, o.MinIdleConns)
+		}
+	}
 }
 
 // options returns a copy of the user's options with what the transport relies on.
@@ -65,6 +80,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 	o.MaxRetries = -1        // a repetition is decided by who knows what it may do
 	o.DialerRetries = 1      // likewise
 	o.DisableIdentity = true // saves a round trip per connection
+	o.PipelinePoolSize = -1  // it would be up to ten more, with 256 KiB of buffers each
 	o.ContextTimeoutEnabled = true
 	o.ReadOnly, o.RouteByLatency, o.RouteRandomly = false, false, false // what a replica has not got yet would look lost
 	if o.DialTimeout == 0 {
@@ -84,7 +100,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 func (c *Client) Close() error {
 	c.idle.close()
 	var first error
-	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.admin, c.beats} {
+	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.groups, c.admin, c.beats} {
 		if err := client.Close(); err != nil && first == nil {
 			first = fmt.Errorf("close redis client: %w", err)
 		}
@@ -101,6 +117,7 @@ var (
 	drainScript    = load("drain")
 	joinScript     = load("join")
 	beatScript     = load("beat")
+	promoteScript  = load("promote")
 	ackScript      = load("ack")
 	retryScript    = load("retry")
 	retryNowScript = load("retry_now")

@@ -1,6 +1,7 @@
 package redisstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,12 @@ const (
 	// further types are counted together, under UnhandledOthers.
 	UnhandledTypes  = 1000
 	UnhandledOthers = "*"
-	// promoteBatch is the most deliveries that one beat moves from the deferred set to the lane.
-	promoteBatch = 200
+	// promoteEntries and promoteBytes bound what one step moves from the deferred set to the lane.
+	promoteEntries = 200
+	promoteBytes   = 4 << 20
+	// peersMargin is how much later than BeatEvery the next beat of a peer may be due that is reported
+	// without being asked for: clocks and round trips of those that beat each BeatEvery are not exact.
+	peersMargin = 100 * time.Millisecond
 )
 
 // Join makes the group and its lane where they are missing, adds to what the group takes, and beats for the first time.
@@ -33,12 +38,12 @@ func (c *Client) Join(ctx context.Context, consumer Consumer, j Join) (Joined, e
 	if j.FromEnd {
 		start = "$"
 	}
-	args := []any{consumer.Group, consumer.Name, start}
+	args := []any{consumer.Group, consumer.Name, start, BeatEvery.Milliseconds()}
 	for _, p := range j.Patterns {
 		args = append(args, p)
 	}
 	keys := []string{c.streamKey(j.Stream), c.laneKey(j.Stream, consumer.Group), c.metaKey(j.Stream), c.aliveKey(j.Stream, consumer.Group)}
-	got, err := joinScript.Run(ctx, c.beats, keys, args...).Slice()
+	got, err := c.batches.run(ctx, joinScript, keys, args...).Slice()
 	if err != nil {
 		return Joined{}, err
 	}
@@ -56,7 +61,7 @@ func (c *Client) Join(ctx context.Context, consumer Consumer, j Join) (Joined, e
 	return joined, nil
 }
 
-// patternsFrom reads version and set of patterns, with which the results of join and beat begin.
+// patternsFrom reads version and set of patterns, with which the result of join begins.
 func patternsFrom(got []any) (Patterns, error) {
 	if len(got) < 3 {
 		return Patterns{}, errReply
@@ -69,12 +74,13 @@ func patternsFrom(got []any) (Patterns, error) {
 	return Patterns{Set: strings.Fields(set), Version: version}, nil
 }
 
-// StreamsPerRead is how many streams one Read may name, each with its lane (DESIGN §7). In Cluster the streams stand in different slots.
+// StreamsPerRead is how many streams one Read may name, each with its lane: the more, the fewer connections a process
+// holds that follows many. In Cluster the streams stand in different slots.
 func (c *Client) StreamsPerRead() int {
 	if _, cluster := c.blocking.(*redis.ClusterClient); cluster {
 		return 1
 	}
-	return 32
+	return 64
 }
 
 // Read hands out up to count entries of each stream and of its lane that no consumer of the group has got yet; it waits up to
@@ -123,7 +129,7 @@ func (c *Client) ReadInTurn(ctx context.Context, consumer Consumer, streams []st
 			keys = append(keys, key)
 		}
 	}
-	text, err := rawScript(ctx, c.admin, readScript, keys, consumer.Group, consumer.Name, count)
+	text, err := rawScript(ctx, c.groups, readScript, keys, consumer.Group, consumer.Name, count)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +141,7 @@ func (c *Client) ReadInTurn(ctx context.Context, consumer Consumer, streams []st
 // count tells who was running when a process died (see suspect.lua).
 func (c *Client) Held(ctx context.Context, consumer Consumer, stream string, behind, laneBehind ID, count int) ([]Ref, error) {
 	var pending [2]*redis.XPendingExtCmd
-	_, err := c.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err := c.groups.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, of := range []struct {
 			key    string
 			behind ID
@@ -165,7 +171,7 @@ func (c *Client) Held(ctx context.Context, consumer Consumer, stream string, beh
 // Load returns the entries of deliveries; one whose entry is not there any more is Gone.
 func (c *Client) Load(ctx context.Context, group string, refs []Ref) ([]Delivered, error) {
 	replies := make([]*redis.RawCmd, len(refs))
-	_, err := c.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err := c.groups.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, ref := range refs {
 			id := ref.ID.String()
 			replies[i] = redis.NewRawCmd(ctx, "XRANGE", c.sourceKey(ref, group), id, id)
@@ -213,7 +219,7 @@ func (c *Client) Ack(ctx context.Context, consumer Consumer, refs []Ref) (settle
 		byKey[key] = append(byKey[key], ref)
 	}
 	replies := make(map[string]*redis.Cmd, len(byKey))
-	_ = c.pipelined(ctx, ackScript, func(pipe redis.Pipeliner) { // the replies say it
+	_ = pipelined(ctx, c.groups, ackScript, func(pipe redis.Pipeliner) { // the replies say it
 		for key, refs := range byKey {
 			if refs[0].Lane {
 				args := appendIDs(append(make([]any, 0, 1+len(refs)), consumer.Group), refs)
@@ -253,14 +259,14 @@ func appendIDs(args []any, refs []Ref) []any {
 
 // pipelined runs commands in one round trip and returns the first error. Where the server does not know the script yet, it is loaded and
 // all are sent again: each command of ours does nothing when it is repeated.
-func (c *Client) pipelined(ctx context.Context, script *redis.Script, fill func(redis.Pipeliner)) error {
+func pipelined(ctx context.Context, client redis.UniversalClient, script *redis.Script, fill func(redis.Pipeliner)) error {
 	send := func() ([]redis.Cmder, error) {
-		return c.admin.Pipelined(ctx, func(p redis.Pipeliner) error { fill(p); return nil })
+		return client.Pipelined(ctx, func(p redis.Pipeliner) error { fill(p); return nil })
 	}
 	cmds, err := send()
 	if slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") }) {
 		for range 3 { // a server that was started again leaves connections behind that are dead
-			if err = script.Load(ctx, c.admin).Err(); err == nil {
+			if err = script.Load(ctx, client).Err(); err == nil {
 				break
 			}
 		}
@@ -276,7 +282,7 @@ func (c *Client) pipelined(ctx context.Context, script *redis.Script, fill func(
 // of those that are Unknown.
 func (c *Client) Retry(ctx context.Context, consumer Consumer, stream string, rs []Retry) (settled []Settled, err error) {
 	replies := make([]*redis.Cmd, len(rs))
-	_ = c.pipelined(ctx, retryScript, func(p redis.Pipeliner) { // the replies say it
+	_ = pipelined(ctx, c.groups, retryScript, func(p redis.Pipeliner) { // the replies say it
 		for i, r := range rs {
 			keys := []string{
 				c.sourceKey(r.Ref, consumer.Group), c.laneKey(stream, consumer.Group), c.deferredKey(stream, consumer.Group),
@@ -317,7 +323,7 @@ func (c *Client) Skip(ctx context.Context, consumer Consumer, stream string, ski
 			continue
 		}
 		keys := []string{c.sourceKey(Ref{Stream: stream, Lane: lane}, consumer.Group), c.metaKey(stream)}
-		n, err := skipScript.Run(ctx, c.admin, keys, args...).Int()
+		n, err := skipScript.Run(ctx, c.groups, keys, args...).Int()
 		if err != nil || n != int(Done) {
 			return Settled(n), err
 		}
@@ -332,41 +338,73 @@ func flag(on bool) int {
 	return 0
 }
 
-// Beat tells the group of one stream that this consumer lives and what it says of itself, moves what is due from the deferred set to the
-// lane, records the frontier of the group, and reports on it.
+// Beat tells the group of one stream that this consumer lives and what it says of itself, moves what is due and was forgotten from the
+// deferred set to the lane, records the frontier of the group, and reports on it.
 func (c *Client) Beat(ctx context.Context, consumer Consumer, stream string, say Say) (Beat, error) {
 	keys := []string{c.aliveKey(stream, consumer.Group), c.metaKey(stream), c.deferredKey(stream, consumer.Group), c.laneKey(stream, consumer.Group),
 		c.waitingKey(stream, consumer.Group), c.streamKey(stream), c.flowKey(stream, consumer.Group)}
-	args := []any{consumer.Group, consumer.Name, promoteBatch, say.About, flag(say.Idle)}
-	got, err := beatScript.Run(ctx, c.beats, keys, args...).Slice()
+	read := ""
+	if !say.Read.IsZero() {
+		read = say.Read.String()
+	}
+	args := []any{
+		consumer.Group, consumer.Name, cmp.Or(say.Next, BeatEvery).Milliseconds(), say.bits(), say.About, say.Patterns, read,
+		flag(say.AllPeers), (BeatEvery + peersMargin).Milliseconds(), promoteEntries, promoteBytes, GroupBound,
+	}
+	got, err := c.batches.run(ctx, beatScript, keys, args...).Slice()
 	if err != nil {
 		return Beat{}, err
 	}
-	b := Beat{Run: c.runs.current(), NextDue: -1}
-	if b.Patterns, err = patternsFrom(got); err != nil {
-		return Beat{}, err
-	}
-	if wait, ok := got[2].(int64); ok && wait >= 0 {
-		b.NextDue = time.Duration(wait) * time.Millisecond
-	}
-	if len(got) < 6 {
+	return beatFrom(got, c.runs.current())
+}
+
+// beatFrom reads the result of beat.lua.
+func beatFrom(got []any, run string) (b Beat, err error) {
+	const parts = 10 // before the peers
+	if len(got) < parts {
 		return Beat{}, errReply
 	}
-	b.Waiting, _ = got[3].(int64)
+	number := func(i int) int64 {
+		n, ok := got[i].(int64)
+		if !ok {
+			err = errReply
+		}
+		return n
+	}
+	b = Beat{
+		Run: run, Waiting: number(3), Failing: number(4) == 1,
+		Unknown: number(5) == 1, Pending: number(6), Strangers: number(7) == 1, Members: int(number(8)),
+	}
 	b.Full = b.Waiting >= GroupBound
-	b.Paused, _ = got[4].(string)
-	failing, _ := got[5].(int64)
-	b.Failing = failing == 1
-	for i := 6; i+1 < len(got); i += 2 {
+	b.Patterns.Version = number(0)
+	set, _ := got[1].(string)
+	b.Patterns.Set = strings.Fields(set)
+	b.Paused, _ = got[2].(string)
+	now := number(9)
+	for i := parts; i+1 < len(got); i += 2 {
 		name, _ := got[i].(string)
 		score, _ := got[i+1].(string)
-		beat, err := strconv.ParseInt(score, 10, 64)
-		if err != nil {
-			return Beat{}, fmt.Errorf("beat of %s: %w", name, err)
+		beat, scoreErr := strconv.ParseInt(score, 10, 64)
+		if scoreErr != nil {
+			return Beat{}, fmt.Errorf("beat of %s: %w", name, scoreErr)
 		}
-		b.Peers = append(b.Peers, Peer{Name: name, Beat: beat})
+		b.Peers = append(b.Peers, Peer{Name: name, Beat: beat, Due: time.Duration(beat-now) * time.Millisecond})
 	}
-	return b, nil
+	return b, err
+}
+
+// Promote moves what is due from the deferred set of a group to its lane, as much at a time as does not
+// hold the server up: a few milliseconds.
+func (c *Client) Promote(ctx context.Context, stream, group string) (Promoted, error) {
+	keys := []string{c.deferredKey(stream, group), c.laneKey(stream, group)}
+	got, err := c.batches.run(ctx, promoteScript, keys, promoteEntries, promoteBytes, GroupBound).Int64Slice()
+	if err != nil {
+		return Promoted{}, err
+	}
+	if len(got) < 2 {
+		return Promoted{}, errReply
+	}
+	return Promoted{Moved: int(got[0]), Next: time.Duration(got[1]) * time.Millisecond}, nil
 }
 
 // maxWaiting is the most types that a report names.
@@ -402,7 +440,7 @@ func (c *Client) Fetch(ctx context.Context, consumer Consumer, stream string, ty
 		args = append(args, t)
 	}
 	keys := []string{c.waitingKey(stream, consumer.Group), c.laneKey(stream, consumer.Group)}
-	got, err := fetchScript.Run(ctx, c.admin, keys, args...).Slice()
+	got, err := fetchScript.Run(ctx, c.groups, keys, args...).Slice()
 	if err != nil {
 		return nil, err
 	}
@@ -424,7 +462,7 @@ func (c *Client) Fetch(ctx context.Context, consumer Consumer, stream string, ty
 // when it holds none any more.
 func (c *Client) TakeOver(ctx context.Context, consumer Consumer, stream string, p Peer, most Most) ([]Delivered, error) {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	got, err := takeOverScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, p.Name, p.Beat, most.Entries, most.Bytes).Slice()
+	got, err := takeOverScript.Run(ctx, c.groups, keys, consumer.Group, consumer.Name, p.Name, p.Beat, most.Entries, most.Bytes).Slice()
 	if err != nil {
 		return nil, err
 	}
@@ -490,5 +528,5 @@ func handedOver(stream string, lane bool, parts []any) (Delivered, error) {
 // Leave marks this consumer as gone; what it still holds may be taken over at once, at no cost of an attempt.
 func (c *Client) Leave(ctx context.Context, consumer Consumer, stream string) error {
 	keys := []string{c.streamKey(stream), c.laneKey(stream, consumer.Group), c.aliveKey(stream, consumer.Group), c.metaKey(stream)}
-	return leaveScript.Run(ctx, c.beats, keys, consumer.Group, consumer.Name).Err()
+	return c.batches.run(ctx, leaveScript, keys, consumer.Group, consumer.Name).Err()
 }

@@ -13,7 +13,7 @@ const FieldDead = "millrace_dead"
 // first reason of those that are Unknown.
 func (c *Client) Bury(ctx context.Context, consumer Consumer, stream string, bounds Bounds, burials []Burial) (settled []Settled, dropped int, err error) {
 	replies := make([]*redis.Cmd, len(burials))
-	_ = c.pipelined(ctx, buryScript, func(p redis.Pipeliner) { // the replies say it
+	_ = pipelined(ctx, c.groups, buryScript, func(p redis.Pipeliner) { // the replies say it
 		for i, b := range burials {
 			keys := []string{c.sourceKey(b.Ref, consumer.Group), c.streamKey(stream), c.deadKey(stream, consumer.Group), c.metaKey(stream),
 				c.flowKey(stream, consumer.Group), c.failedKey(stream, consumer.Group)}

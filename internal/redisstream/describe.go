@@ -65,7 +65,7 @@ type streamParts struct {
 func (c *Client) describe(ctx context.Context, described []Description) {
 	var now *redis.TimeCmd
 	parts := make([]streamParts, len(described))
-	_ = c.pipelined(ctx, infoScript, func(p redis.Pipeliner) { // the replies say it
+	_ = pipelined(ctx, c.admin, infoScript, func(p redis.Pipeliner) { // the replies say it
 		now = p.Time(ctx)
 		for i, d := range described {
 			key := c.streamKey(d.Stream)
@@ -151,7 +151,7 @@ func (c *Client) describeGroups(ctx context.Context, groups []*groupParts, now t
 		return nil
 	})
 	if slices.ContainsFunc(groups, func(g *groupParts) bool { return g.waiting.Val() > 0 }) {
-		_ = c.pipelined(ctx, waitingScript, func(p redis.Pipeliner) {
+		_ = pipelined(ctx, c.admin, waitingScript, func(p redis.Pipeliner) {
 			for _, g := range groups {
 				if g.waiting.Val() > 0 {
 					key := c.waitingKey(g.of.Stream, g.group.Name)

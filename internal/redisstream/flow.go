@@ -11,7 +11,7 @@ import (
 // returns its sums, if they are asked for.
 func (c *Client) Flow(ctx context.Context, consumer Consumer, stream string, s Share) (Flow, error) {
 	keys := []string{c.flowKey(stream, consumer.Group), c.failedKey(stream, consumer.Group)}
-	got, err := flowScript.Run(ctx, c.beats, keys, consumer.Name, s.Handled, flag(s.Anew), flag(s.Sum)).Slice()
+	got, err := c.batches.run(ctx, flowScript, keys, consumer.Name, s.Handled, flag(s.Anew), flag(s.Sum)).Slice()
 	if err != nil || len(got) == 0 {
 		return Flow{}, err
 	}

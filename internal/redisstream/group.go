@@ -145,33 +145,75 @@ const (
 
 // Say is what a consumer says with its beat.
 type Say struct {
-	About string // of itself, for reports; empty: nothing new
-	Idle  bool   // it has free places, and nothing that waits for one
+	About    string        // of itself, for reports; empty: nothing new
+	Next     time.Duration // in which its next beat is due; zero: BeatEvery
+	Idle     bool          // it has free places, and nothing that waits for one
+	Holds    bool          // it holds something of the stream
+	Patterns int64         // the version of the group's patterns that it knows
+	Read     ID            // the last entry of the stream that it was given; zero: none
+	AllPeers bool          // all peers are asked for, not only those whose next beat is due within BeatEvery
 }
 
-// Peer is another consumer of the group and its last sign of life: its beat, in milliseconds of the
-// server's clock, which are odd where the peer was idle. A peer that has left has the beat Left.
+// BeatEvery is in which time a consumer beats again that holds something, or has just joined.
+const BeatEvery = 2 * time.Second
+
+// Peer is another consumer of the group and its last sign of life: its beat says, in milliseconds of
+// the server's clock, when the next one is due, and with its last two bits what the peer did. A peer
+// that has left has the beat Left.
 type Peer struct {
 	Name string
 	Beat int64
+	Due  time.Duration // in which the next beat is due; negative: it is late
 }
 
+const (
+	beatIdle  = 1 // had free places, and nothing that waited for one
+	beatHolds = 2 // held something of the stream
+	beatBits  = 4
+)
+
 // IsIdle reports whether the peer had free places when it beat last.
-func (p Peer) IsIdle() bool { return p.Beat%2 == 1 }
+func (p Peer) IsIdle() bool { return p.Beat%beatBits&beatIdle != 0 }
+
+// Holds reports whether the peer held something of the stream when it beat last.
+func (p Peer) Holds() bool { return p.Beat%beatBits&beatHolds != 0 }
+
+// bits is what the last bits of the beat say.
+func (s Say) bits() (bits int64) {
+	if s.Idle {
+		bits |= beatIdle
+	}
+	if s.Holds {
+		bits |= beatHolds
+	}
+	return bits
+}
+
+// BeatDue is the beat of a consumer that says so when its next one is due at the time in milliseconds.
+func BeatDue(ms int64, say Say) int64 { return ms - ms%beatBits + say.bits() }
 
 // Left is the beat of a consumer that has left: what it still holds may be taken over at once.
 const Left int64 = 0
 
 // Beat is the answer to a sign of life.
 type Beat struct {
-	Run      string // changes when the server restarts or fails over
-	Patterns Patterns
-	Peers    []Peer
-	NextDue  time.Duration // until the next deferred delivery is due; negative: none is deferred
-	Waiting  int64         // events that wait for a consumer of their type
-	Full     bool          // no more may wait for one
-	Paused   string        // what is written about the pause of the group; empty: it is not paused
-	Failing  bool          // something has failed within the last minute, or so: Flow says more
+	Run       string   // changes when the server restarts or fails over
+	Patterns  Patterns // without Set where the version is the one that the consumer knows
+	Peers     []Peer
+	Members   int    // consumers that beat, this one included
+	Waiting   int64  // events that wait for a consumer of their type
+	Full      bool   // no more may wait for one
+	Paused    string // what is written about the pause of the group; empty: it is not paused
+	Failing   bool   // something has failed within the last minute, or so: Flow says more
+	Unknown   bool   // nothing stands there of what the consumer says of itself
+	Pending   int64  // deliveries that are pending with this consumer, in the stream and the lane
+	Strangers bool   // something is pending with a consumer that does not beat
+}
+
+// Promoted says which deferred deliveries were due and are in the lane by now.
+type Promoted struct {
+	Moved int
+	Next  time.Duration // in which the next one is due; negative: none is deferred, or that is not known
 }
 
 // Flow is what the consumers of a group have settled of one stream within the last minute, as far as it was
@@ -240,8 +282,8 @@ type Death struct {
 // Member is one consumer of a group.
 type Member struct {
 	Name    string
-	Beat    int64  // of the server's clock, in ms; Left: it has left; -1: other software, which does not beat
-	Alive   bool   // its beat is fresh
+	Beat    int64  // see Peer; -1: other software, which does not beat
+	Alive   bool   // its next beat is not late
 	Pending int64  // deliveries that it holds, of the lane as well
 	About   string // what it says of itself
 }

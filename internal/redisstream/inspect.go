@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// aliveWithin is how fresh a beat must be for its consumer to count as alive in a report: three beats and a bit.
-const aliveWithin = 8 * time.Second
+// aliveWithin is how late the next beat of a consumer may be that counts as alive in a report.
+const aliveWithin = 6 * time.Second
 
 // addMembers joins those who beat and those whom the server knows.
 func (g *GroupInfo) addMembers(alive []redis.Z, fresh time.Time, known ...[]redis.XInfoConsumer) {

@@ -34,7 +34,7 @@ func (c *Client) refsOf(ctx context.Context, script *redis.Script, of Ref, group
 	if len(args) == 2 {
 		return nil, nil
 	}
-	ids, err := script.Run(ctx, c.beats, []string{c.sourceKey(of, group)}, args...).StringSlice()
+	ids, err := c.batches.run(ctx, script, []string{c.sourceKey(of, group)}, args...).StringSlice()
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (c *Client) refsOf(ctx context.Context, script *redis.Script, of Ref, group
 // Lose settles a delivery whose entry is gone and counts it as lost.
 func (c *Client) Lose(ctx context.Context, consumer Consumer, ref Ref) error {
 	keys := []string{c.sourceKey(ref, consumer.Group), c.metaKey(ref.Stream)}
-	return loseScript.Run(ctx, c.admin, keys, consumer.Group, consumer.Name, ref.ID.String()).Err()
+	return loseScript.Run(ctx, c.groups, keys, consumer.Group, consumer.Name, ref.ID.String()).Err()
 }
 
 // strangerScan is the most pending entries of a stream or a lane that one call of Strangers looks
@@ -101,7 +101,7 @@ func (c *Client) Strangers(ctx context.Context, consumer Consumer, stream string
 		consumer.Group, consumer.Name, idle.Milliseconds(), most.Entries, strangerScan, from, laneFrom,
 		most.Bytes,
 	}
-	got, err := strangerScript.Run(ctx, c.admin, keys, args...).Slice()
+	got, err := strangerScript.Run(ctx, c.groups, keys, args...).Slice()
 	if err != nil {
 		return nil, err
 	}

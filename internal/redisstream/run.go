@@ -74,7 +74,7 @@ func (r *serverRuns) ask(ctx context.Context, conn *redis.Conn) error {
 }
 
 // livenessConns is how many connections the liveness client has at most, in Cluster to each node.
-const livenessConns = 8
+const livenessConns = 2
 
 // liveness returns the client for what must not wait for anything else, such as a history that is
 // read over a slow link: beats, and what is asked just before a handler starts. Nothing that it

@@ -30,7 +30,7 @@ func (c *Client) LetWait(
 		}
 		source := c.sourceKey(Ref{Stream: stream, Lane: lane}, consumer.Group)
 		keys := []string{source, c.metaKey(stream), c.waitingKey(stream, consumer.Group)}
-		n, err := waitScript.Run(ctx, c.admin, keys, args...).Int()
+		n, err := waitScript.Run(ctx, c.groups, keys, args...).Int()
 		if err != nil && first == nil && Classify(err) != Lost {
 			first = err
 		}

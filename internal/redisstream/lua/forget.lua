@@ -4,7 +4,7 @@
 -- unhandled.
 --
 -- KEYS  1 meta  2 alive
--- ARGV  1 group  2 pattern  3 ms within which the last beat of a live consumer is
+-- ARGV  1 group  2 pattern  3 how many ms late the next beat of a live consumer may be
 --       4 1: only say what would be done  then the patterns of a consumer that names none
 -- Result  version of the patterns, the patterns separated by spaces,
 --         0 it was taken away  1 it is not among the patterns  2 a live consumer handles it

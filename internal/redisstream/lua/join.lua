@@ -4,7 +4,7 @@
 -- settled comes again, and nothing else; or at the start, where the stream is not the one that the frontier was recorded for.
 --
 -- KEYS  1 stream  2 lane  3 meta  4 alive
--- ARGV  1 group  2 consumer  3 start: an ID that the group starts behind, or $  then patterns
+-- ARGV  1 group  2 consumer  3 start: an ID that the group starts behind, or $  4 in how many ms the next beat is due  then patterns
 -- Result  version of the patterns, all patterns separated by spaces, where the group was made to begin if it was made now, else an empty text,
 --         what is written about the pause of the group (empty: it is not paused)
 --
@@ -43,7 +43,7 @@ if type(lane) == 'table' then return lane end
 local field = 'patterns:' .. ARGV[1]
 local patterns = redis.call('HGET', KEYS[3], field) or ''
 local changed = false
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   if not (' ' .. patterns .. ' '):find(' ' .. ARGV[i] .. ' ', 1, true) then
     patterns = patterns == '' and ARGV[i] or patterns .. ' ' .. ARGV[i]
     changed = true
@@ -55,6 +55,7 @@ if changed then
 end
 
 local time = redis.call('TIME')
-redis.call('ZADD', KEYS[4], time[1] * 1000 + math.floor(time[2] / 1000), ARGV[2])
+local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[4])
+redis.call('ZADD', KEYS[4], due - due % 4, ARGV[2])
 return { tonumber(redis.call('HGET', KEYS[3], 'version:' .. ARGV[1]) or 0), patterns, made == 1 and start or '',
   redis.call('HGET', KEYS[3], 'paused:' .. ARGV[1]) or '' }
