@@ -142,26 +142,6 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 	return true
 }
 
-// maxStuck is the most stuck handlers that a report names.
-const maxStuck = 10
-
-// stuckProblems names the handlers of this process that do not heed the end of their ctx.
-func (b *Bus) stuckProblems(h *Health) {
-	b.mu.Lock()
-	consumers := slices.Collect(maps.Keys(b.consumers))
-	b.mu.Unlock()
-	for _, c := range consumers {
-		c.mu.Lock()
-		for of, stuck := range c.stuckHandlers {
-			if len(h.Problems) < maxStuck {
-				h.problem("handler-stuck", SeverityError, fmt.Sprintf("handler of group %s for %s %s has run since %s, longer than twice its timeout of %s: %s",
-					c.cfg.Group, of.Event.Type, of.Event.ID, stuck.since.UTC().Format(time.RFC3339), c.cfg.Policy.Timeout, stuck.stack), "handlers must heed the end of their context")
-			}
-		}
-		c.mu.Unlock()
-	}
-}
-
 // beatProblems names the streams that consumers of this process can't read, or can't beat at, though
 // Redis answers.
 func (b *Bus) beatProblems(h *Health) {
