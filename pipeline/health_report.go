@@ -49,12 +49,12 @@ func (b *Bus) Health(ctx context.Context) Health {
 		reachable = b.redisHealth(ctx, &h)
 	}
 	sick := b.sickProblems(&h)
+	stuck := b.stuckProblems(&h)
 	if reachable {
-		if err := b.streamsHealth(ctx, &h, sick); err != nil {
+		if err := b.streamsHealth(ctx, &h, sick, stuck); err != nil {
 			h.problem("streams-unknown", SeverityWarning, fmt.Sprintf("streams can't be described: %v", err), "")
 		}
 	}
-	b.stuckProblems(&h)
 	if reachable {
 		b.beatProblems(&h)
 	}
@@ -200,7 +200,7 @@ func (h *Health) sickMembers(g redisstream.GroupInfo, known map[string]bool) {
 	}
 }
 
-func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool) error {
+func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool, stuck map[redisstream.Ref]bool) error {
 	streams, err := b.log.Streams(ctx)
 	if err != nil {
 		return err
@@ -227,6 +227,7 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool
 			s.Groups = append(s.Groups, groupHealth(g))
 			h.groupProblems(d.Stream, g)
 			h.sickMembers(g, sick)
+			h.unsettledProblem(d.Stream, g, b.hungAfter, stuck)
 		}
 		h.Streams = append(h.Streams, s)
 	}
@@ -256,9 +257,10 @@ func groupHealth(g redisstream.GroupInfo) GroupHealth {
 	if g.Lost >= 0 {
 		row.Lost = &g.Lost
 	}
-	if !g.OldestPending.IsZero() {
-		age := max(0, time.Since(time.UnixMilli(int64(g.OldestPending.MS))).Seconds())
-		row.OldestUnackedSeconds = &age
+	for _, p := range g.Oldest {
+		if age := p.Idle.Seconds(); row.OldestUnackedSeconds == nil || age > *row.OldestUnackedSeconds {
+			row.OldestUnackedSeconds = &age
+		}
 	}
 	for _, t := range slices.Sorted(maps.Keys(g.Unhandled)) {
 		row.Unhandled = append(row.Unhandled, UnhandledRow{Type: t, Count: g.Unhandled[t]})

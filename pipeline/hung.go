@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
 const (
@@ -69,8 +71,8 @@ func (w *holdings) took(h *holding, now time.Time) {
 }
 
 // stuckProblems names the handlers of this process that run for longer than they may, those first that
-// have run longest.
-func (b *Bus) stuckProblems(h *Health) {
+// have run longest, and returns what they handle.
+func (b *Bus) stuckProblems(h *Health) map[redisstream.Ref]bool {
 	b.mu.Lock()
 	consumers := slices.Collect(maps.Keys(b.consumers))
 	b.mu.Unlock()
@@ -79,6 +81,10 @@ func (b *Bus) stuckProblems(h *Health) {
 		handlers = append(handlers, c.overdue(time.Now(), b.hungAfter)...)
 	}
 	slices.SortFunc(handlers, func(x, y overdueHandler) int { return x.since.Compare(y.since) })
+	known := map[redisstream.Ref]bool{}
+	for _, handler := range handlers {
+		known[handler.of.ref] = true
+	}
 	all := ""
 	for _, handler := range handlers[:min(len(handlers), maxStuck)] {
 		if handler.stack == "" {
@@ -92,6 +98,7 @@ func (b *Bus) stuckProblems(h *Health) {
 	if more := len(handlers) - maxStuck; more > 0 {
 		h.problem("handler-stuck", SeverityError, fmt.Sprintf("%d more handlers of this process run for longer than they may", more), "")
 	}
+	return known
 }
 
 func (h *Health) stuckProblem(handler overdueHandler, longest time.Duration) {
@@ -109,6 +116,49 @@ func (h *Health) stuckProblem(handler overdueHandler, longest time.Duration) {
 		text += ": " + handler.stack
 	}
 	h.problem("handler-stuck", SeverityError, text, hint)
+}
+
+// unsettledProblem says that a consumer that lives, of whatever process, holds a delivery of the group for
+// longer than the given time, or than twice its timeout where that is more: its handler hangs, or what it
+// holds does not get its turn. Those in known were named already. A pause is a reason to hold on, and has
+// a problem of its own.
+func (h *Health) unsettledProblem(stream string, g redisstream.GroupInfo, longest time.Duration, known map[redisstream.Ref]bool) {
+	if g.Paused != "" {
+		return
+	}
+	limits := map[string]time.Duration{}
+	for _, m := range g.Members {
+		if m.Alive && m.Beat > 0 {
+			limits[m.Name] = longest
+			if about := aboutOf(m); about != nil {
+				limits[m.Name] = max(longest, time.Duration(2*about.TimeoutSeconds*float64(time.Second)))
+			}
+		}
+	}
+	var worst redisstream.Pending
+	more := -1
+	for _, p := range g.Oldest {
+		if limit, lives := limits[p.Consumer]; !lives || p.Idle <= limit || known[p.Ref] {
+			continue
+		}
+		if more++; p.Idle > worst.Idle {
+			worst = p
+		}
+	}
+	if more < 0 {
+		return
+	}
+	of := "stream " + stream
+	if worst.Lane {
+		of = "the lane of stream " + stream
+	}
+	text := fmt.Sprintf("consumer %s of group %s holds %s of %s since %s, longer than %s, and has not settled it",
+		worst.Consumer, g.Name, worst.ID, of, time.Now().Add(-worst.Idle).UTC().Format(time.RFC3339), limits[worst.Consumer])
+	if more > 0 {
+		text += fmt.Sprintf("; at least %d more like it", more)
+	}
+	h.problem("delivery-unsettled", SeverityError, text,
+		"health of that process has the stack of a handler that hangs; restart it; a timeout says how long a handler may run")
 }
 
 // LabelDelivery is the profiler label under which package router runs handlers; its value is the event ID.

@@ -64,6 +64,13 @@ func TestG19HungHandlerWithoutTimeout(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		wantStuck(t, b, "hung", began)
+		if got := problems(t, b, "delivery-unsettled"); len(got) > 0 {
+			t.Errorf("what is named already is named again: %+v", got)
+		}
+		r, err := b.Group(t.Context(), "booking", "g")
+		if err != nil || r.OldestUnackedSeconds == nil || *r.OldestUnackedSeconds != (hungAfter+time.Second).Seconds() {
+			t.Errorf("report %+v, error %v, want the age of what hangs", r, err)
+		}
 		onlyConsumer(t, b).holdings.lose(hung.ref)
 		wantStuck(t, b, "hung", began)
 		release()
