@@ -41,6 +41,7 @@ type Bus struct {
 	giveUp    context.CancelFunc
 	looked    chan struct{} // closed when it has ended
 	losses    losses
+	hungAfter time.Duration // hungAfter, but in tests
 
 	loops     loops
 	appending loops           // those of the writers
@@ -74,6 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		consumers:     map[*consumer]struct{}{},
 		subscriptions: map[string]*subscription{},
 		tails:         map[tailKey]*tail{},
+		hungAfter:     hungAfter,
 	}
 	b.stopped, b.stop = context.WithCancelCause(context.Background())
 	if !cfg.RedisOnly {

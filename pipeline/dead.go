@@ -167,46 +167,90 @@ func (c *consumer) burialOf(d *Delivery, kind string, err error) *redisstream.Bu
 	return &redisstream.Burial{Ref: d.ref, Original: original, Message: encode(&d.Event, d.others...), Report: string(report)}
 }
 
+const (
+	// requeueMost is how many dead letters one round trip of Requeue gives back at most.
+	requeueMost = 200
+	// requeueBytes is about how many bytes of them: one may have a MiB.
+	requeueBytes = 4 << 20
+)
+
 // Requeue gives dead letters back to their group, and to it alone: they arrive by its lane, as a first attempt, and are dead letters no more.
-// It returns how many; one that is gone is passed over. ErrBackPressure means that the lane is full, and the rest is still dead.
+// It returns how many; one that is gone is passed over. Two round trips give back up to 200, or about 4 MiB of them. Each has its own
+// result: one that can't be given back is in the error, and the others are given back all the same, unless the reason is that of all of
+// them. ErrBackPressure means that the lane is full, and the rest is still dead.
 func (b *Bus) Requeue(ctx context.Context, stream, group string, at ...Position) (int, error) {
 	if err := checkStreamGroup(stream, group); err != nil {
 		return 0, err
 	}
-	total := 0
-	for len(at) > 0 {
-		n := min(len(at), deadPage)
-		copies, err := b.copiesOfDead(ctx, stream, group, at[:n])
-		if err != nil {
-			return total, err
-		}
-		at = at[n:]
-		done, looked, err := b.log.Enqueue(ctx, stream, group, copies)
-		total += done
-		if err != nil {
-			return total, b.redisError("requeue dead letters of group "+group+" of", stream, err)
-		}
-		if looked < len(copies) {
-			return total, &RedisError{Op: "requeue", Key: stream, Kind: ErrBackPressure, Err: errFull, Hint: "requeue the rest when the group has worked off its lane"}
-		}
-	}
-	return total, nil
-}
-
-func (b *Bus) copiesOfDead(ctx context.Context, stream, group string, at []Position) ([]redisstream.Copy, error) {
-	var copies []redisstream.Copy
+	r := requeue{bus: b, stream: stream, group: group}
+	var ids []redisstream.ID
 	for _, p := range at {
-		d, err := b.DeadLetter(ctx, stream, group, p)
-		if errors.Is(err, ErrNoDeadLetter) {
+		id, err := redisstream.ParseID(string(p))
+		if err != nil {
+			r.errs = append(r.errs, fmt.Errorf("position %q: %w", p, err))
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		id, _ := redisstream.ParseID(string(p)) // it was found
-		copies = append(copies, redisstream.Copy{Dead: id, Message: copyOf(&decoded{Event: d.Event, position: d.OriginalPosition, others: d.others}, OriginRequeue)})
+		ids = append(ids, id)
 	}
-	return copies, nil
+	for len(ids) > 0 {
+		looked, goOn := r.some(ctx, ids[:min(len(ids), requeueMost)])
+		if !goOn {
+			break
+		}
+		ids = ids[looked:]
+	}
+	return r.done, errors.Join(r.errs...)
+}
+
+// requeue is one call of Requeue.
+type requeue struct {
+	bus           *Bus
+	stream, group string
+	done          int
+	errs          []error
+}
+
+// some gives back the first ones of those at the given IDs. It returns how many it has looked at, and
+// whether others may be given back.
+func (r *requeue) some(ctx context.Context, ids []redisstream.ID) (looked int, goOn bool) {
+	letters, looked, err := r.bus.log.DeadAt(ctx, r.stream, r.group, ids, requeueBytes)
+	if err != nil {
+		r.fail("read dead letters of group "+r.group+" of", err)
+	}
+	if len(letters) == 0 {
+		return looked, looked > 0
+	}
+	copies := make([]redisstream.Copy, len(letters))
+	for i, letter := range letters {
+		d := r.bus.deadLetter(r.stream, r.group, letter)
+		event := decoded{Event: d.Event, position: d.OriginalPosition, others: d.others}
+		copies[i] = redisstream.Copy{Dead: letter.ID, Message: copyOf(&event, OriginRequeue)}
+	}
+	settled, err := r.bus.log.Requeue(ctx, r.stream, r.group, copies)
+	failed, full := 0, false
+	for _, s := range settled {
+		switch s {
+		case redisstream.Done:
+			r.done++
+		case redisstream.Full:
+			full = true
+		case redisstream.Unknown:
+			failed++
+		}
+	}
+	if err != nil {
+		r.fail(fmt.Sprintf("requeue %d dead letters of group %s of", failed, r.group), err)
+	}
+	if full {
+		r.errs = append(r.errs, &RedisError{Op: "requeue", Key: r.stream, Kind: ErrBackPressure, Err: errFull,
+			Hint: "requeue the rest when the group has worked off its lane"})
+	}
+	ofAll := err != nil && redisstream.Classify(err) != redisstream.Other // an outage, a missing right, …
+	return looked, !full && !ofAll && ctx.Err() == nil
+}
+
+func (r *requeue) fail(op string, err error) {
+	r.errs = append(r.errs, r.bus.redisError(op, r.stream, err))
 }
 
 // copyOf returns the event as a copy for the lane of a group: a first attempt, with the position of the original.

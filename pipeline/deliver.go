@@ -196,6 +196,7 @@ func (c *consumer) handOut(h *holding) bool {
 		return false
 	}
 	if !c.cfg.SettledByHandler {
+		c.holdings.took(h, time.Now())
 		c.loops.start("watch", func() { c.watch(m, h) })
 	}
 	return true

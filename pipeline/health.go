@@ -97,10 +97,15 @@ type StreamHealth struct {
 
 // GroupHealth is one group of a stream.
 type GroupHealth struct {
-	Name                 string         `json:"name"`
-	Consumers            int            `json:"consumers"` // that are alive
-	Pending              int64          `json:"pending"`   // delivered and not settled yet
-	Lag                  *int64         `json:"lag"`       // stored and not delivered yet
+	Name      string `json:"name"`
+	Consumers int    `json:"consumers"` // that are alive
+	Pending   int64  `json:"pending"`   // delivered and not settled yet
+	Lag       *int64 `json:"lag"`       // stored and not delivered yet
+	// OldestUnackedSeconds is for how long a consumer has held what was delivered longest ago and is not
+	// settled, by the clock of Redis: the longest of the 10 oldest pending entries of the stream, and of the
+	// 10 oldest of what came again (retries and the like). A take-over begins anew. Where the group has
+	// consumers of other software too, it may be too small: what Millrace holds long then is made to look
+	// fresh. nil: nothing is pending.
 	OldestUnackedSeconds *float64       `json:"oldestUnackedSeconds"`
 	Deferred             int64          `json:"deferred"` // waiting for their next attempt
 	Dead                 int64          `json:"dead"`

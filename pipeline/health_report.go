@@ -49,12 +49,12 @@ func (b *Bus) Health(ctx context.Context) Health {
 		reachable = b.redisHealth(ctx, &h)
 	}
 	sick := b.sickProblems(&h)
+	stuck := b.stuckProblems(&h)
 	if reachable {
-		if err := b.streamsHealth(ctx, &h, sick); err != nil {
+		if err := b.streamsHealth(ctx, &h, sick, stuck); err != nil {
 			h.problem("streams-unknown", SeverityWarning, fmt.Sprintf("streams can't be described: %v", err), "")
 		}
 	}
-	b.stuckProblems(&h)
 	if reachable {
 		b.beatProblems(&h)
 	}
@@ -142,26 +142,6 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 	return true
 }
 
-// maxStuck is the most stuck handlers that a report names.
-const maxStuck = 10
-
-// stuckProblems names the handlers of this process that do not heed the end of their ctx.
-func (b *Bus) stuckProblems(h *Health) {
-	b.mu.Lock()
-	consumers := slices.Collect(maps.Keys(b.consumers))
-	b.mu.Unlock()
-	for _, c := range consumers {
-		c.mu.Lock()
-		for of, stuck := range c.stuckHandlers {
-			if len(h.Problems) < maxStuck {
-				h.problem("handler-stuck", SeverityError, fmt.Sprintf("handler of group %s for %s %s has run since %s, longer than twice its timeout of %s: %s",
-					c.cfg.Group, of.Event.Type, of.Event.ID, stuck.since.UTC().Format(time.RFC3339), c.cfg.Policy.Timeout, stuck.stack), "handlers must heed the end of their context")
-			}
-		}
-		c.mu.Unlock()
-	}
-}
-
 // beatProblems names the streams that consumers of this process can't read, or can't beat at, though
 // Redis answers.
 func (b *Bus) beatProblems(h *Health) {
@@ -220,7 +200,7 @@ func (h *Health) sickMembers(g redisstream.GroupInfo, known map[string]bool) {
 	}
 }
 
-func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool) error {
+func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool, stuck map[redisstream.Ref]bool) error {
 	streams, err := b.log.Streams(ctx)
 	if err != nil {
 		return err
@@ -247,6 +227,7 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool
 			s.Groups = append(s.Groups, groupHealth(g))
 			h.groupProblems(d.Stream, g)
 			h.sickMembers(g, sick)
+			h.unsettledProblem(d.Stream, g, b.hungAfter, stuck)
 		}
 		h.Streams = append(h.Streams, s)
 	}
@@ -276,9 +257,10 @@ func groupHealth(g redisstream.GroupInfo) GroupHealth {
 	if g.Lost >= 0 {
 		row.Lost = &g.Lost
 	}
-	if !g.OldestPending.IsZero() {
-		age := max(0, time.Since(time.UnixMilli(int64(g.OldestPending.MS))).Seconds())
-		row.OldestUnackedSeconds = &age
+	for _, p := range g.Oldest {
+		if age := p.Idle.Seconds(); row.OldestUnackedSeconds == nil || age > *row.OldestUnackedSeconds {
+			row.OldestUnackedSeconds = &age
+		}
 	}
 	for _, t := range slices.Sorted(maps.Keys(g.Unhandled)) {
 		row.Unhandled = append(row.Unhandled, UnhandledRow{Type: t, Count: g.Unhandled[t]})

@@ -30,6 +30,7 @@ type holding struct {
 	over    atomic.Bool   // it was settled, or dropped
 	done    chan struct{} // closed then; nil where nobody watches
 	limiter *limiter      // nil without Policy.Timeout
+	calm    bool          // few others were handled when its handler began; see Labelled
 
 	delivered int           // how often the log says that it was delivered, for a suspect; 0: unknown
 	suspect   bool          // it may have been what its last consumer died of
@@ -39,6 +40,7 @@ type holding struct {
 
 	// What follows is guarded by holdings.mu.
 	state holdingState
+	began time.Time   // when its handler did; under a foreign router, when that took it; zero: not yet
 	probe atomic.Bool // its result decides whether a paused group goes on
 	trial atomic.Bool // its result decides whether this consumer goes on, which has stopped itself
 }

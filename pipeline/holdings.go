@@ -31,6 +31,7 @@ type holdings struct {
 	subjects map[subjectKey]*subject // with Policy.PerSubject
 	danger   *holding                // the one that may run of those that processes have died of
 	behind   queue                   // the others of them
+	lost     map[*holding]struct{}   // their handlers run on, and other consumers have them
 	own      pausing                 // this consumer has stopped itself; see sick.go
 
 	listing          int                          // listings that are under way
@@ -61,10 +62,17 @@ func (w *holdings) init(size int, perSubject bool) {
 	w.ready = make(chan struct{}, 1)
 	w.held = map[redisstream.Ref]*holding{}
 	w.subjects = map[subjectKey]*subject{}
+	w.lost = map[*holding]struct{}{}
 }
 
 // move changes the state of a holding. It is the only place that does. The lock is held.
 func (w *holdings) move(h *holding, to holdingState) {
+	if h.state == heldLost {
+		delete(w.lost, h)
+	}
+	if to == heldLost {
+		w.lost[h] = struct{}{}
+	}
 	w.count[h.state]--
 	w.count[to]++
 	h.state = to
@@ -349,6 +357,7 @@ func (w *holdings) begin(h *holding, now time.Time) bool {
 	paused := h.of.pause.isPaused() || w.own.isPaused()
 	if h.of.isFresh(now) && (!paused || h.probe.Load() || h.trial.Load()) {
 		w.move(h, heldRunning)
+		h.began, h.calm = now, w.ahead <= calmAhead
 		return true
 	}
 	again := &holding{

@@ -17,13 +17,15 @@ type Member struct {
 	Failed   int64     `json:"failed"`
 	Patterns []string  `json:"patterns"`
 	Sick     *Sick     `json:"sick,omitempty"` // it has stopped itself; nil: it works
+
+	TimeoutSeconds float64 `json:"timeoutSeconds,omitempty"` // Policy.Timeout; 0: none, or not known
 }
 
 func (c *consumer) about() string {
 	m := Member{
 		Host: hostname(), PID: os.Getpid(), Version: c.bus.cfg.Version, Since: c.begun.UTC(),
 		InFlight: c.holdings.inFlight(), Handled: c.handled.Load(), Failed: c.failed.Load(),
-		Patterns: c.cfg.Patterns, Sick: c.sick(),
+		Patterns: c.cfg.Patterns, Sick: c.sick(), TimeoutSeconds: c.cfg.Policy.Timeout.Seconds(),
 	}
 	text, _ := json.Marshal(m) // strings and numbers always marshal
 	return string(text)

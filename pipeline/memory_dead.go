@@ -72,6 +72,46 @@ func (m *memory) Discard(_ context.Context, stream, group string, ids []redisstr
 	return before - g.dead.len(), nil
 }
 
+func (m *memory) DeadAt(_ context.Context, stream, group string, ids []redisstream.ID, bytes int) (letters []redisstream.Entry, looked int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, group)
+	if g == nil {
+		return nil, len(ids), nil
+	}
+	for _, id := range ids {
+		for _, letter := range g.dead.between(id, id) {
+			if bytes -= letter.Size(); bytes < 0 && len(letters) > 0 {
+				return letters, looked, nil
+			}
+			letters = append(letters, letter)
+		}
+		looked++
+	}
+	return letters, looked, nil
+}
+
+func (m *memory) Requeue(ctx context.Context, stream, group string, copies []redisstream.Copy) ([]redisstream.Settled, error) {
+	settled := make([]redisstream.Settled, len(copies))
+	for i, one := range copies {
+		done, looked, err := m.Enqueue(ctx, stream, group, []redisstream.Copy{one})
+		switch {
+		case err != nil:
+			for j := range settled {
+				settled[j] = redisstream.Unknown
+			}
+			return settled, err // there is no such group, and none was requeued
+		case done == 1:
+			settled[i] = redisstream.Done
+		case looked == 1:
+			settled[i] = redisstream.LeaseLost
+		default:
+			settled[i] = redisstream.Full
+		}
+	}
+	return settled, nil
+}
+
 func (m *memory) Enqueue(_ context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

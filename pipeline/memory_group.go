@@ -35,7 +35,8 @@ type memoryGroup struct {
 type memoryPending struct {
 	consumer string
 	entry    redisstream.Entry
-	count    int // how often it was delivered, as Suspect counts
+	count    int       // how often it was delivered, as Suspect counts
+	since    time.Time // when the consumer got it
 }
 
 // memoryDeferred is a delivery that waits for its next attempt.
@@ -110,9 +111,10 @@ func (g *memoryGroup) hand(c redisstream.Consumer, ref redisstream.Ref, log *ent
 	behind := log.between(cursor.Next(), redisstream.MaxID)
 	behind = behind[:min(count, len(behind))]
 	handed := make([]redisstream.Delivered, len(behind))
+	now := time.Now()
 	for i, e := range behind {
 		ref.ID, *cursor = e.ID, e.ID
-		g.pending[ref] = &memoryPending{c.Name, e, 1}
+		g.pending[ref] = &memoryPending{c.Name, e, 1, now}
 		handed[i] = redisstream.Delivered{Ref: ref, Entry: e}
 	}
 	return handed
@@ -346,7 +348,7 @@ func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream stri
 	held = held[:min(len(held), most.Entries)]
 	for i := range held {
 		pending := g.pending[held[i].Ref]
-		pending.consumer = c.Name
+		pending.consumer, pending.since = c.Name, time.Now()
 		held[i].Claimed, held[i].Count = true, pending.count
 	}
 	return held, nil
@@ -442,7 +444,8 @@ func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.
 		}
 		info.Members = append(info.Members, member)
 	}
-	for ref := range g.pending {
+	for ref, p := range g.pending {
+		info.Oldest = append(info.Oldest, redisstream.Pending{Ref: ref, Consumer: p.consumer, Idle: time.Since(p.since)})
 		if ref.Lane {
 			continue // counted with the lane
 		}
@@ -451,5 +454,7 @@ func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.
 			info.OldestPending = ref.ID
 		}
 	}
+	slices.SortFunc(info.Oldest, func(a, b redisstream.Pending) int { return cmp.Compare(b.Idle, a.Idle) })
+	info.Oldest = info.Oldest[:min(len(info.Oldest), redisstream.OldestListed)]
 	return info
 }

@@ -1,10 +1,6 @@
 package pipeline
 
 import (
-	"bytes"
-	"fmt"
-	"runtime/pprof"
-	"strings"
 	"sync"
 	"time"
 )
@@ -81,7 +77,7 @@ type stuckHandler struct {
 // stuck notes a handler that has run for twice its time, and gives its place to another delivery, for a
 // quarter of all places.
 func (c *consumer) stuck(h *holding) {
-	stack := handlerStack(h.Event.ID)
+	stack := stackOf(goroutines(), h.Event.ID)
 	c.mu.Lock()
 	c.stuckHandlers[h] = stuckHandler{since: time.Now().Add(-2 * c.cfg.Policy.Timeout), stack: stack}
 	lend := len(c.stuckHandlers) <= c.cfg.InFlight/4
@@ -97,23 +93,4 @@ func (c *consumer) unstuck(h *holding) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.stuckHandlers, h)
-}
-
-// LabelDelivery is the profiler label under which package router runs a handler that has a time limit; its value is the event ID. It is how
-// the stack of one that is stuck is found.
-const LabelDelivery = "millrace_delivery"
-
-// handlerStack returns the stack of the goroutine that handles an event; empty where none says that it does.
-func handlerStack(id string) string {
-	var all bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
-		return ""
-	}
-	label := fmt.Sprintf("%q:%q", LabelDelivery, id)
-	for block := range strings.SplitSeq(all.String(), "\n\n") {
-		if strings.Contains(block, label) {
-			return shortened(block, maxStack)
-		}
-	}
-	return ""
 }

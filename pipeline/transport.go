@@ -136,6 +136,14 @@ type deadLog interface {
 	Dead(ctx context.Context, stream, group string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error)
 	// Discard deletes dead letters and returns how many were there.
 	Discard(ctx context.Context, stream, group string, ids []redisstream.ID) (int, error)
+	// DeadAt returns the dead letters of a group at the given IDs, the first ones up to a number of bytes; at
+	// least one, however large. It returns how many of the IDs it has looked at: a letter that is gone is
+	// passed over.
+	DeadAt(ctx context.Context, stream, group string, ids []redisstream.ID, bytes int) (letters []redisstream.Entry, looked int, err error)
+	// Requeue moves dead letters to the lane of their group, as the given copies. Each has its own result:
+	// Done, LeaseLost where it is no dead letter any more, Full, or Unknown. The error is the first reason of
+	// those that are Unknown.
+	Requeue(ctx context.Context, stream, group string, copies []redisstream.Copy) ([]redisstream.Settled, error)
 	// Enqueue puts copies into the lane of a group until it is full. It returns how many were put there and how many were looked at: a
 	// dead letter that is gone is passed over.
 	Enqueue(ctx context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error)

@@ -239,7 +239,7 @@ func (g *Group) dispatchPayload(msg *message.Message) error {
 }
 
 func (g *Group) handle(ctx context.Context, d *pipeline.Delivery) error {
-	if g.policy.Timeout > 0 { // for the stack of a handler that is stuck; the goroutine ends with the delivery
+	if d.Labelled() { // for the stack of a handler that does not return; the goroutine ends with the delivery
 		pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels(pipeline.LabelDelivery, d.Event.ID)))
 	}
 	h := g.handler(d.Event.Type)

@@ -43,8 +43,8 @@ pauses by itself, and tries one event from time to time. A consumer that fails a
 	ls := &cobra.Command{
 		Use:   "ls [STREAM]",
 		Short: "List groups and what they have left to do",
-		Long: `List the groups of all streams, or of one. LAG is what a group has not read yet, PENDING what its consumers hold, DEFERRED what waits for its
-next attempt, DEAD what it gave up on.`,
+		Long: `List the groups of all streams, or of one. LAG is what a group has not read yet, PENDING what its consumers hold, OLDEST for how long they have
+held what is not settled, DEFERRED what waits for its next attempt, DEAD what it gave up on.`,
 		Example: `  millrace group ls
   millrace group ls booking --json`,
 		Args:              cobra.MaximumNArgs(1),
@@ -245,7 +245,7 @@ func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
 	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	streams, groups := 0, 0
 	if !g.json {
-		fmt.Fprintln(table, "STREAM\tGROUP\tCONSUMERS\tLAG\tPENDING\tDEFERRED\tDEAD\tSTATE\tPATTERNS")
+		fmt.Fprintln(table, "STREAM\tGROUP\tCONSUMERS\tLAG\tPENDING\tOLDEST\tDEFERRED\tDEAD\tSTATE\tPATTERNS")
 	}
 	for _, s := range h.Streams {
 		if len(args) == 1 && s.Name != args[0] {
@@ -260,7 +260,8 @@ func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
 				}
 				continue
 			}
-			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%d\t%d\t%s\t%s\n", s.Name, one.Name, one.Consumers, number(one.Lag), one.Pending, one.Deferred, one.Dead,
+			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\t%d\t%d\t%s\t%s\n", s.Name, one.Name, one.Consumers, number(one.Lag), one.Pending,
+				age(one.OldestUnackedSeconds), one.Deferred, one.Dead,
 				stateOf(one), strings.Join(one.Patterns, " "))
 		}
 	}
@@ -280,6 +281,14 @@ func number(n *int64) string {
 		return "?"
 	}
 	return fmt.Sprint(*n)
+}
+
+// age is a time in seconds that there may be none of.
+func age(seconds *float64) string {
+	if seconds == nil {
+		return "-"
+	}
+	return (time.Duration(*seconds) * time.Second).String()
 }
 
 func stateOf(g pipeline.GroupHealth) string {
@@ -312,7 +321,7 @@ func (g *groupVerb) info(cmd *cobra.Command, args []string) error {
 	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
 		{"stream", r.Stream}, {"group", r.Name}, {"state", stateOf(r.GroupHealth)}, {"patterns", strings.Join(r.Patterns, " ")}, {"delivered up to", string(r.Delivered)},
-		{"settled up to", string(r.Frontier)}, {"lag", number(r.Lag)}, {"pending", fmt.Sprint(r.Pending)}, {"deferred", fmt.Sprint(r.Deferred)}, {"lane", fmt.Sprint(r.Lane)},
+		{"settled up to", string(r.Frontier)}, {"lag", number(r.Lag)}, {"pending", fmt.Sprint(r.Pending)}, {"oldest of them held for", age(r.OldestUnackedSeconds)}, {"deferred", fmt.Sprint(r.Deferred)}, {"lane", fmt.Sprint(r.Lane)},
 		{"dead", fmt.Sprint(r.Dead)}, {"lost", number(r.Lost)},
 	} {
 		fmt.Fprintf(out, "%s\t%s\n", row[0], orDash(row[1]))

@@ -131,6 +131,7 @@ var (
 	dropScript     = load("drop_waiting")
 	readScript     = load("read")
 	buryScript     = load("bury")
+	lettersScript  = load("letters")
 	enqueueScript  = load("enqueue")
 	suspectScript  = load("suspect")
 	loseScript     = load("lose")

@@ -2,6 +2,8 @@ package redisstream
 
 import (
 	"context"
+	"errors"
+	"strconv"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -43,6 +45,69 @@ func (c *Client) Bury(ctx context.Context, consumer Consumer, stream string, bou
 // Dead returns up to count dead letters of a group from from to to, both included; with reverse the newest first.
 func (c *Client) Dead(ctx context.Context, stream, group string, from, to ID, count int, reverse bool) ([]Entry, error) {
 	return c.entries(ctx, c.deadKey(stream, group), from, to, count, reverse)
+}
+
+// DeadAt returns the dead letters of a group at the given IDs, the first ones up to a number of bytes; at
+// least one, however large. It returns how many of the IDs it has looked at: a letter that is gone is
+// passed over.
+func (c *Client) DeadAt(ctx context.Context, stream, group string, ids []ID, bytes int) (letters []Entry, looked int, err error) {
+	args := make([]any, 0, 1+len(ids))
+	args = append(args, bytes)
+	for _, id := range Strings(ids) {
+		args = append(args, id)
+	}
+	text, err := rawScript(ctx, c.admin, lettersScript, []string{c.deadKey(stream, group)}, args...)
+	if err != nil {
+		return nil, 0, err
+	}
+	reply := newReply(text)
+	if two, err := reply.array(); err != nil || two != 2 {
+		return nil, 0, errors.Join(err, errReply)
+	}
+	n, err := reply.text()
+	if err != nil {
+		return nil, 0, err
+	}
+	if looked, err = strconv.Atoi(n); err != nil || looked < 1 || looked > len(ids) {
+		return nil, 0, errors.Join(err, errReply)
+	}
+	err = reply.entries(func(e Entry, _ bool) { letters = append(letters, e) })
+	return letters, looked, err
+}
+
+// Requeue moves dead letters to the lane of their group, as the given copies, in one round trip. Each has
+// its own result: Done, LeaseLost where it is no dead letter any more, Full, or Unknown. The error is the
+// first reason of those that are Unknown.
+func (c *Client) Requeue(ctx context.Context, stream, group string, copies []Copy) (settled []Settled, err error) {
+	keys := []string{c.streamKey(stream), c.laneKey(stream, group), c.deadKey(stream, group)}
+	replies := make([]*redis.Cmd, len(copies))
+	_ = pipelined(ctx, c.admin, enqueueScript, func(p redis.Pipeliner) { // the replies say it
+		for i, one := range copies {
+			m := one.Message
+			replies[i] = enqueueScript.EvalSha(ctx, p, keys, group, GroupBound, one.Dead.String(), m.UUID, m.Metadata, m.Payload)
+		}
+	})
+	settled = make([]Settled, len(copies))
+	for i, reply := range replies {
+		got, replyErr := reply.Int64Slice()
+		switch {
+		case replyErr == nil && len(got) != 2:
+			replyErr = errReply
+			fallthrough
+		case replyErr != nil:
+			settled[i] = Unknown
+			if err == nil {
+				err = replyErr
+			}
+		case got[0] == 1:
+			settled[i] = Done
+		case got[1] == 1:
+			settled[i] = LeaseLost
+		default:
+			settled[i] = Full
+		}
+	}
+	return settled, err
 }
 
 // Discard deletes dead letters and returns how many were there.

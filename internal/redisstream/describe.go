@@ -2,6 +2,7 @@ package redisstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -21,7 +22,7 @@ const (
 	// streamsPerTrip is of how many streams one round trip asks. Each answers what its :meta holds:
 	// some hundred bytes for each consumer.
 	streamsPerTrip = 32
-	// groupsPerTrip is of how many groups one round trip asks, which is eight commands each.
+	// groupsPerTrip is of how many groups one round trip asks, which is nine commands each.
 	groupsPerTrip = 100
 )
 
@@ -128,7 +129,7 @@ type groupParts struct {
 	group redis.XInfoGroup
 	meta  map[string]string
 
-	pending                       *redis.XPendingCmd
+	pending, lanePending          *redis.XPendingExtCmd
 	lane, dead, deferred, waiting *redis.IntCmd
 	alive                         *redis.ZSliceCmd
 	consumers, laneConsumers      *redis.XInfoConsumersCmd
@@ -139,7 +140,8 @@ func (c *Client) describeGroups(ctx context.Context, groups []*groupParts, now t
 	_, _ = c.admin.Pipelined(ctx, func(p redis.Pipeliner) error { // the replies say it
 		for _, g := range groups {
 			stream, name := g.of.Stream, g.group.Name
-			g.pending = p.XPending(ctx, c.streamKey(stream), name)
+			g.pending = p.XPendingExt(ctx, oldest(c.streamKey(stream), name))
+			g.lanePending = p.XPendingExt(ctx, oldest(c.laneKey(stream, name), name))
 			g.lane = p.XLen(ctx, c.laneKey(stream, name))
 			g.dead = p.XLen(ctx, c.deadKey(stream, name))
 			g.deferred = p.ZCard(ctx, c.deferredKey(stream, name))
@@ -182,20 +184,24 @@ func (g *groupParts) info(now time.Time) (GroupInfo, error) {
 		}
 	}
 	// A group of other software has no lane.
-	if err := g.laneConsumers.Err(); err != nil && !isNoSuchKey(err) && Classify(err) != Lost {
-		return GroupInfo{}, err
+	for _, err := range []error{g.laneConsumers.Err(), g.lanePending.Err()} {
+		if err != nil && !isNoSuchKey(err) && Classify(err) != Lost {
+			return GroupInfo{}, err
+		}
 	}
 	delivered, err := ParseID(g.group.LastDeliveredID)
 	if err != nil {
 		return GroupInfo{}, err
 	}
-	oldest, _ := ParseID(g.pending.Val().Lower) // empty when nothing is pending
 	info := GroupInfo{
 		Name: g.group.Name, Consumers: int(g.group.Consumers),
-		Pending: g.group.Pending, OldestPending: oldest, LastDelivered: delivered,
+		Pending: g.group.Pending, LastDelivered: delivered,
 		Lag: lag(g.of.Info, g.group, delivered), Lost: -1,
 		Deferred: g.deferred.Val() + g.waiting.Val(), Waits: g.waiting.Val(), Lane: g.lane.Val(), Dead: g.dead.Val(),
 		Unhandled: map[string]int64{}, Waiting: map[string]time.Time{},
+	}
+	if err := info.addOldest(g.of.Stream, g.pending.Val(), g.lanePending.Val()); err != nil {
+		return GroupInfo{}, err
 	}
 	if g.waits != nil {
 		if info.Waiting, err = waitingSince(g.waits); err != nil {
@@ -205,4 +211,27 @@ func (g *groupParts) info(now time.Time) (GroupInfo, error) {
 	info.addMembers(g.alive.Val(), now.Add(-aliveWithin), g.consumers.Val(), g.laneConsumers.Val())
 	info.addMeta(g.meta)
 	return info, nil
+}
+
+// oldest asks for the pending entries with the lowest IDs.
+func oldest(key, group string) *redis.XPendingExtArgs {
+	return &redis.XPendingExtArgs{Stream: key, Group: group, Start: "-", End: "+", Count: OldestListed}
+}
+
+// addOldest takes what oldest found in the stream and in the lane.
+func (g *GroupInfo) addOldest(stream string, found ...[]redis.XPendingExt) error {
+	for lane, rows := range found {
+		for _, row := range rows {
+			id, err := ParseID(row.ID)
+			if err != nil {
+				return errors.Join(errReply, err)
+			}
+			ref := Ref{Stream: stream, Lane: lane == 1, ID: id}
+			g.Oldest = append(g.Oldest, Pending{Ref: ref, Consumer: row.Consumer, Idle: row.Idle})
+		}
+	}
+	if len(g.Oldest) > 0 && !g.Oldest[0].Lane {
+		g.OldestPending = g.Oldest[0].ID
+	}
+	return nil
 }

@@ -254,7 +254,8 @@ type GroupInfo struct {
 	Alive         int // consumers with a fresh beat
 	Consumers     int // consumers that the server knows
 	Pending       int64
-	OldestPending ID // zero: none
+	OldestPending ID        // zero: none
+	Oldest        []Pending // the OldestListed oldest pending of the stream by ID, and as many of the lane
 	LastDelivered ID
 	Lag           int64 // entries behind LastDelivered; -1: unknown
 	Deferred      int64 // those that wait for a consumer of their type included
@@ -277,6 +278,20 @@ type Death struct {
 	At    time.Time // when they were; zero: none has died
 	Name  string
 	Taken int64 // how many deliveries
+}
+
+// OldestListed is how many pending entries of a stream, and of its lane, a report looks at: those with
+// the lowest IDs. An entry that stays pending comes to be among them, since those before it are settled.
+const OldestListed = 10
+
+// Pending is an entry that is delivered to a consumer and not settled.
+type Pending struct {
+	Ref
+	Consumer string
+	// Idle is for how long the consumer has it, by the server's clock: since it was delivered, taken over,
+	// or made to look fresh, which a consumer does with what it holds long while the group has consumers of
+	// other software (see Renew), and with a suspect just before its handler begins (see Raise).
+	Idle time.Duration
 }
 
 // Member is one consumer of a group.
