@@ -371,6 +371,21 @@ func (m *memory) Raise(_ context.Context, c redisstream.Consumer, stream string,
 	return gone, nil
 }
 
+func (m *memory) Lower(_ context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	for _, s := range suspects {
+		if g == nil || g.pending[s.Ref] == nil || g.pending[s.Ref].consumer != c.Name {
+			continue
+		}
+		if p := g.pending[s.Ref]; p.count == s.Count+1 {
+			p.count = s.Count
+		}
+	}
+	return nil
+}
+
 // Strangers: there are none in a process of ours.
 func (m *memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration, redisstream.Most) ([]redisstream.Delivered, error) {
 	return nil, nil

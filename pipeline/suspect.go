@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -10,7 +11,8 @@ import (
 // Its delivery count is raised just before its handler starts, when it has its place, so that a further
 // death tells which deliveries were running and which only waited for their turn: only those move
 // towards the crash limit. Those of which that is known already (dangerous) run one at a time, so that
-// the next death tells which one it was.
+// the next death tells which one it was. A consumer that leaves puts the counts back of those that it has
+// no result of.
 
 // giveUp makes a dead letter of a delivery with which processes have died too often, and reports
 // whether it is one.
@@ -52,4 +54,16 @@ func (c *consumer) raiseOf(of *membership, hs []*holding) {
 		return
 	}
 	c.holdings.clear(hs)
+}
+
+// lower puts the counts of raised suspects back that have no result, since their handlers have not begun
+// or were cut off by the drain deadline: what is handed back costs no attempt, and is no crash.
+func (c *consumer) lower(ctx context.Context, of *membership, raised []redisstream.Suspect) {
+	if len(raised) == 0 {
+		return
+	}
+	if err := c.bus.log.Lower(ctx, c.self, of.stream, raised); err != nil {
+		c.logger.Warn("deliveries that are handed back count as ones that the process died of", "stream", of.stream,
+			"deliveries", len(raised), "err", c.bus.redisError("lower counts of group "+c.cfg.Group+" of", of.stream, err))
+	}
 }

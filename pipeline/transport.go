@@ -86,6 +86,10 @@ type groupLog interface {
 	// Raise raises the delivery counts of suspects of one stream, just before their handlers start, and
 	// returns those that are no longer pending with this consumer. Raising again changes nothing.
 	Raise(ctx context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) (gone []redisstream.Ref, err error)
+	// Lower puts the delivery counts of suspects of one stream back that were raised and have no result
+	// when their consumer leaves. One that was not raised, or is not pending with this consumer, stays as
+	// it is.
+	Lower(ctx context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) error
 	// Strangers takes some deliveries that consumers without a beat have left pending for longer
 	// than idle.
 	Strangers(ctx context.Context, c redisstream.Consumer, stream string, idle time.Duration, most redisstream.Most) ([]redisstream.Delivered, error)

@@ -116,6 +116,7 @@ var (
 	buryScript     = load("bury")
 	enqueueScript  = load("enqueue")
 	suspectScript  = load("suspect")
+	lowerScript    = load("lower")
 	loseScript     = load("lose")
 	pauseScript    = load("pause")
 	strangerScript = load("strangers")

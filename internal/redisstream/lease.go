@@ -12,6 +12,20 @@ import (
 // returns those that are no longer pending with this consumer. Raising again, after an answer that was
 // lost, changes nothing.
 func (c *Client) Raise(ctx context.Context, consumer Consumer, stream string, suspects []Suspect) (gone []Ref, err error) {
+	return c.ofSuspects(ctx, suspectScript, consumer, stream, suspects)
+}
+
+// Lower puts the delivery counts of suspects of one stream back that were raised. One that was not, or is
+// not pending with this consumer, stays as it is.
+func (c *Client) Lower(ctx context.Context, consumer Consumer, stream string, suspects []Suspect) error {
+	_, err := c.ofSuspects(ctx, lowerScript, consumer, stream, suspects)
+	return err
+}
+
+// ofSuspects runs a script over suspects of one stream and of its lane.
+func (c *Client) ofSuspects(
+	ctx context.Context, script *redis.Script, consumer Consumer, stream string, suspects []Suspect,
+) (answered []Ref, err error) {
 	for _, lane := range []bool{false, true} {
 		args := []any{consumer.Group, consumer.Name}
 		for _, s := range suspects {
@@ -19,13 +33,13 @@ func (c *Client) Raise(ctx context.Context, consumer Consumer, stream string, su
 				args = append(args, s.ID.String(), s.Count)
 			}
 		}
-		refs, err := c.refsOf(ctx, suspectScript, Ref{Stream: stream, Lane: lane}, consumer.Group, args)
-		gone = append(gone, refs...)
+		refs, err := c.refsOf(ctx, script, Ref{Stream: stream, Lane: lane}, consumer.Group, args)
+		answered = append(answered, refs...)
 		if err != nil {
-			return gone, err
+			return answered, err
 		}
 	}
-	return gone, nil
+	return answered, nil
 }
 
 // refsOf runs a script that answers IDs of a stream or of its lane; without IDs among its arguments it
