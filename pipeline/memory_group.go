@@ -122,7 +122,7 @@ func (g *memoryGroup) heldBy(consumer string) []redisstream.Delivered {
 	var held []redisstream.Delivered
 	for ref, p := range g.pending {
 		if p.consumer == consumer {
-			held = append(held, redisstream.Delivered{Ref: ref, Entry: p.entry})
+			held = append(held, redisstream.Delivered{Ref: ref, Entry: p.entry, Count: p.count})
 		}
 	}
 	slices.SortFunc(held, func(a, b redisstream.Delivered) int {
@@ -149,7 +149,7 @@ func (m *memory) ReadInTurn(_ context.Context, c redisstream.Consumer, streams [
 	return read, nil
 }
 
-func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) (refs []redisstream.Ref, err error) {
+func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) (held []redisstream.Delivered, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -164,10 +164,10 @@ func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, 
 		}
 		if d.ID.Compare(bound) > 0 && left[d.Lane] > 0 {
 			left[d.Lane]--
-			refs = append(refs, d.Ref)
+			held = append(held, redisstream.Delivered{Ref: d.Ref, Count: d.Count})
 		}
 	}
-	return refs, nil
+	return held, nil
 }
 
 func (m *memory) Load(_ context.Context, group string, refs []redisstream.Ref) ([]redisstream.Delivered, error) {
@@ -333,9 +333,8 @@ func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream stri
 	}
 	held = held[:min(len(held), most.Entries)]
 	for i := range held {
-		pending := g.pending[held[i].Ref]
-		pending.consumer = c.Name
-		held[i].Claimed, held[i].Count = true, pending.count
+		g.pending[held[i].Ref].consumer = c.Name
+		held[i].Claimed = true
 	}
 	return held, nil
 }

@@ -14,6 +14,17 @@ import (
 // the next death tells which one it was. A consumer that leaves puts the counts back of those that it has
 // no result of.
 
+// suspectCount is the count with which an entry is held that was found pending here, unknown: 0 for one
+// that is no suspect. The reply that brought it is lost, so it may have been read or taken over. Only the
+// counts of suspects are ever raised; what was delivered once was read here, as far as anybody knows. It
+// may have been what its consumer died of for the first time, which is not counted anyway.
+func suspectCount(delivered int) int {
+	if delivered == 1 {
+		return 0
+	}
+	return delivered
+}
+
 // giveUp makes a dead letter of a delivery with which processes have died too often, and reports
 // whether it is one.
 func (c *consumer) giveUp(h *holding) bool {

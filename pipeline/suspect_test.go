@@ -2,11 +2,14 @@ package pipeline
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
 // publishSuspect publishes an event of which is known that a process died of it.
@@ -91,4 +94,104 @@ func wantHandedBack(t *testing.T, b *Bus, g GroupConfig) {
 		t.Errorf("it came as attempt %d after %d crashes, want attempt 1 and 1", d.Attempt, d.Crashes)
 	}
 	awaitSettled(t, b, "booking", g.Group)
+}
+
+// lostAnswers is a transport of which the first read and the first take-over that bring something are
+// carried out, and their answers are lost.
+type lostAnswers struct {
+	transport
+	read, taken atomic.Bool
+}
+
+func (l *lostAnswers) Read(
+	ctx context.Context, c redisstream.Consumer, streams []string, count int, block time.Duration,
+) ([]redisstream.Delivered, error) {
+	read, err := l.transport.Read(ctx, c, streams, count, block)
+	if len(read) > 0 && !l.read.Swap(true) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return read, err
+}
+
+func (l *lostAnswers) TakeOver(
+	ctx context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most,
+) ([]redisstream.Delivered, error) {
+	taken, err := l.transport.TakeOver(ctx, c, stream, p, most)
+	if len(taken) > 0 && !l.taken.Swap(true) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return taken, err
+}
+
+// What is found pending after answers that were lost keeps what the log knows of it: what was taken over
+// and has killed a process is a suspect still, and what was read is none.
+func TestF14LostAnswers(t *testing.T) {
+	t.Parallel()
+	server, namespace := redistest.Shared(t), redistest.Namespace(t)
+	client, key := server.Client(t), namespace+":booking"
+	b := openBus(t, Config{Redis: server.Options(), Namespace: namespace})
+	g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+	_ = consumeNothing(t, b, g).Close()
+	id := string(publish(t, b, Event{ID: "killed", Type: "booking.created"}).Outcomes[0].Position)
+	deadConsumer(t, client, namespace, "dead", 1)
+	client.Do(t.Context(), "XCLAIM", key, "g", "dead", 0, id, "RETRYCOUNT", 2, "JUSTID") // it was running then
+	publish(t, b, Event{ID: "read", Type: "booking.created"})
+	b.log = &lostAnswers{transport: b.log}
+
+	type run struct {
+		id      string
+		claimed bool
+		crashes int
+		count   int64 // of deliveries, as the server has it while the handler runs
+	}
+	runs := make(chan run)
+	handle(t, b, g, AllStreams, func(ctx context.Context, d *Delivery) error {
+		at := string(d.Position)
+		pending := client.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: key, Group: "g", Start: at, End: at, Count: 1}).Val()
+		runs <- run{d.Event.ID, d.Claimed, d.Crashes, pending[0].RetryCount}
+		return nil
+	})
+	for _, want := range []run{{"read", false, 0, 1}, {"killed", true, 1, 3}} {
+		if got := within(t, want.id, runs); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	awaitSettled(t, b, "booking", "g")
+}
+
+// A take-over or a fetch that is answered while its consumer may have been taken for dead keeps what is
+// still the consumer's, with all that is known of it.
+func TestF14AnswerFromBeforeAStall(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
+		c := prepareConsumer(t.Context(), b, g, AllStreams) // nothing runs: it does what this test says
+		t.Cleanup(func() { c.undo(context.Canceled) })
+		if err := c.addStream(t.Context(), "booking", false, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, b, events(2, "booking.created")...)
+		read, err := b.log.Read(t.Context(), c.self, []string{"booking"}, 2, time.Second)
+		if err != nil || len(read) != 2 {
+			t.Fatal(read, err)
+		}
+		for i := range read {
+			read[i].Claimed, read[i].Count = true, 1
+		}
+		if _, _, err := b.log.Ack(t.Context(), c.self, []redisstream.Ref{read[0].Ref}); err != nil { // as a peer that had it
+			t.Fatal(err)
+		}
+		asked := time.Now()
+		fresh := c.holdings.hold(c, read)
+		lapsed := time.Now().Add(time.Millisecond).UnixNano()
+		c.lapsed.Store(lapsed)
+		c.membership("booking").lapsed.Store(lapsed)
+		ours := c.stillOurs(fresh, asked)
+		if len(ours) != 1 || ours[0].ref != read[1].Ref || ours[0].delivered != 1 || !ours[0].Claimed {
+			t.Errorf("%d are this consumer's, want the suspect that nobody has settled", len(ours))
+		}
+		if c.holdings.holds(read[0].Ref) || !c.holdings.holds(read[1].Ref) {
+			t.Error("what is held is not what is this consumer's")
+		}
+	})
 }
