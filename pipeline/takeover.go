@@ -30,6 +30,7 @@ func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 		m.takingOver.Lock()
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 			taken, err := c.bus.log.TakeOver(c.reading, c.self, m.stream, p, c.most(room))
+			c.budget.answered(taken, err)
 			for i := range taken {
 				if p.Beat == redisstream.Left && taken[i].Count == 1 {
 					taken[i].Count = 0 // handed back, and no suspect
