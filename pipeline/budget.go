@@ -1,6 +1,10 @@
 package pipeline
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
 
 // budget bounds how many bytes one answer of the log brings, whose entries have a size that nobody
 // knows before. An answer that is too large for the link, or for the output buffer that the server
@@ -54,6 +58,19 @@ func (b *budget) brought(entries, bytes int) {
 	b.begin()
 	b.size = max(1, bytes/entries, b.size/4)
 	b.bytes = min(budgetMost, b.bytes+b.bytes/4)
+}
+
+// answered notes what an answer has brought, or that none came.
+func (b *budget) answered(brought []redisstream.Delivered, err error) {
+	if class := redisstream.Classify(err); class == redisstream.Silent || class == redisstream.Away {
+		b.missed()
+		return
+	}
+	bytes := 0
+	for i := range brought {
+		bytes += brought[i].Entry.Size()
+	}
+	b.brought(len(brought), bytes)
 }
 
 // missed notes an answer that did not come.

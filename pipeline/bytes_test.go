@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
@@ -183,4 +185,44 @@ func TestG07WhatWaitsGoesToAnIdleSibling(t *testing.T) {
 			t.Errorf("the busy one has handled %d", n)
 		}
 	})
+}
+
+// noAnswers is a transport that gets no answer when it takes something over or fetches it.
+type noAnswers struct{ transport }
+
+func (noAnswers) TakeOver(
+	context.Context, redisstream.Consumer, string, redisstream.Peer, redisstream.Most,
+) ([]redisstream.Delivered, error) {
+	return nil, io.ErrUnexpectedEOF
+}
+
+func (noAnswers) Fetch(
+	context.Context, redisstream.Consumer, string, []string, int,
+) ([]redisstream.Delivered, error) {
+	return nil, io.ErrUnexpectedEOF
+}
+
+func (noAnswers) Strangers(
+	context.Context, redisstream.Consumer, string, time.Duration, redisstream.Most,
+) ([]redisstream.Delivered, error) {
+	return nil, io.ErrUnexpectedEOF
+}
+
+// What is taken over or fetched may be too large for the link as well: it is asked for again in pieces.
+func TestG16WhatIsTakenIsAskedForInPieces(t *testing.T) {
+	t.Parallel()
+	for name, take := range map[string]func(*consumer, *membership){
+		"take-over": func(c *consumer, m *membership) { c.takeFrom(m, redisstream.Peer{Name: "dead", Beat: 2}) },
+		"fetch":     func(c *consumer, m *membership) { c.fetch(m, []string{"booking.created"}) },
+		"strangers": func(c *consumer, m *membership) { c.claimFromStrangers(m) },
+	} {
+		b := openBus(t, Config{})
+		b.log = noAnswers{b.log}
+		c := prepareConsumer(t.Context(), b, GroupConfig{Group: "g"}, "booking") // nothing runs
+		t.Cleanup(func() { c.undo(context.Canceled) })
+		take(c, &membership{stream: "booking"})
+		if most := c.budget.most(); most >= budgetMost {
+			t.Errorf("%s: %d bytes are asked for again, want less than %d", name, most, budgetMost)
+		}
+	}
 }

@@ -314,7 +314,9 @@ func (c *consumer) isClosed() bool {
 func (c *consumer) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), finishTimeout)
 	defer cancel()
+	raised := c.holdings.raisedHere()
 	eachOf(c.joined(), func(m *membership) {
+		c.lower(ctx, m, raised[m.stream])
 		err := c.bus.log.Leave(ctx, c.self, m.stream)
 		class := redisstream.Classify(err)
 		if err == nil || ctx.Err() != nil || class == redisstream.Lost || errors.Is(err, errMemoryClosed) {

@@ -242,6 +242,48 @@ func TestF58DoubtfulEventsWait(t *testing.T) {
 	}
 }
 
+// A delivery from the spool may not begin, and another one begins in its stead: the end of the first one
+// does not give the event to the drain.
+func TestF58EndOfALostDeliveryLeavesTheClaim(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), Fallback: Local})
+	messages, err := b.Subscriber(GroupConfig{Group: "g", InFlight: 4, SettledByHandler: true}).Subscribe(t.Context(), "booking")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := onlyConsumer(t, b)
+	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Alive == 1 })
+	server.Kill(t)
+	awaitState(t, b, StateSpooling)
+	publishSpooled(t, b, Event{ID: "1", Type: "booking.created"})
+	first := CurrentDelivery(within(t, "the event", messages).Context())
+	c.stop("no route to the database", "")
+	tryNow(c)
+	if first.Begin() {
+		t.Fatal("it begins, and its consumer has stopped itself")
+	}
+	second := CurrentDelivery(within(t, "the trial", messages).Context())
+	if !second.Begin() {
+		t.Fatal("the trial may not begin")
+	}
+	first.Settle(ErrLeaseLost)
+	server.StartAgain(t)
+	awaitState(t, b, StateDraining)
+	for range 3 {
+		b.spool.kick <- struct{}{} // each is taken when a step has ended
+	}
+	if b.spool.isEmpty() {
+		t.Error("drained while it is handled")
+	}
+	second.Settle(nil)
+	awaitState(t, b, StateDurable)
+	awaitSettled(t, b, "booking", "g")
+	if len(messages) > 0 {
+		t.Error("it came again")
+	}
+}
+
 // What waits for its turn behind a delivery of its subject holds no drain up: it is handled when it is in Redis.
 func TestF58WhatWaitsForItsTurnHoldsNoDrainUp(t *testing.T) {
 	t.Parallel()

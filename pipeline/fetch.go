@@ -113,7 +113,9 @@ func (c *consumer) fetch(m *membership, types []string) (fetched int, goOn bool)
 		// answer came.
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 			count := c.budget.entries(min(room, takeBatch))
-			return c.bus.log.Fetch(c.reading, c.self, m.stream, types, count)
+			fetched, err := c.bus.log.Fetch(c.reading, c.self, m.stream, types, count)
+			c.budget.answered(fetched, err)
+			return fetched, err
 		})
 		c.holdings.arrive(c.stillOurs(fresh, asked), true) // also beside an error: they are held
 		fetched += listed

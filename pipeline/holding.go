@@ -35,6 +35,7 @@ type holding struct {
 	delivered int           // how often the log says that it was delivered, for a suspect; 0: unknown
 	suspect   bool          // it may have been what its last consumer died of
 	raised    bool          // the count of a suspect was raised: see suspect.go
+	raising   bool          // that was begun, and the log may know of it; guarded by holdings.mu
 	awayFor   time.Duration // it is on its way to wait in the log for so long; see subject
 	taken     bool          // it was taken over or fetched, and goes ahead of what was read
 

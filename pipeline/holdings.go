@@ -281,6 +281,7 @@ func (w *holdings) next(now time.Time) (out, raise, back []*holding) {
 		}
 		if h.suspect && !h.raised {
 			w.move(h, heldPlaced)
+			h.raising = true
 			raise = append(raise, h)
 		} else {
 			w.move(h, heldHanded)
@@ -362,7 +363,7 @@ func (w *holdings) begin(h *holding, now time.Time) bool {
 	}
 	again := &holding{
 		Delivery: h.Delivery, consumer: h.consumer, of: h.of, since: h.since, delivered: h.delivered,
-		suspect: h.suspect, raised: h.raised,
+		suspect: h.suspect, raised: h.raised, raising: h.raising,
 	}
 	again.Delivery.holding = again
 	w.count[heldRead]++
@@ -663,10 +664,27 @@ func (w *holdings) inFlight() int {
 	return w.placed()
 }
 
-// drain waits until no delivery is handed out, or ctx has ended, and returns how many still are.
-func (w *holdings) drain(ctx context.Context) int {
-	w.await(ctx, func() bool { return w.placed() == 0 })
-	return w.inFlight()
+// drain waits until no delivery is handed out, or ctx has ended, and returns how many still are. Those
+// that have their place, and whose counts were raised, are not: nobody hands them out any more.
+func (w *holdings) drain(ctx context.Context) (left int) {
+	handedOut := func() int { return w.placed() - w.count[heldPlaced] }
+	w.await(ctx, func() bool { return handedOut() == 0 })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return handedOut()
+}
+
+// raisedHere returns, by stream, the suspects that are held and whose counts may have been raised.
+func (w *holdings) raisedHere() map[string][]redisstream.Suspect {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	raised := map[string][]redisstream.Suspect{}
+	for ref, h := range w.held {
+		if h.raising {
+			raised[ref.Stream] = append(raised[ref.Stream], redisstream.Suspect{Ref: ref, Count: h.delivered})
+		}
+	}
+	return raised
 }
 
 // await waits until the condition holds; false when ctx ended first.

@@ -163,6 +163,31 @@ func TestHoldingsPassOverWhatWasLostInItsSubject(t *testing.T) {
 	}
 }
 
+// A delivery that is to be tried in a pause waits for its place, since long ago: it is not left to an idle
+// peer, which may not begin it.
+func TestG07ProbeIsNotLeftToAPeer(t *testing.T) {
+	t.Parallel()
+	var w holdings
+	w.init(1, false)
+	of := &membership{stream: "booking"}
+	of.fresh.Store(math.MaxInt64)
+	of.pause.self = "me"
+	now := time.Now()
+	of.pause.heard(pausedBy("me").text(), now)
+	hs := w.hold(nil, []redisstream.Delivered{{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: 1}}}})
+	hs[0].of = of
+	w.enqueue(hs, now)
+	w.next(now)
+	due := now.Add(probeFirst)
+	w.tryParked(of, due)
+	if back := w.share(of, due); len(back) > 0 {
+		t.Error("it is left to a peer")
+	}
+	if out, _, _ := w.next(due); !slices.Equal(out, hs) {
+		t.Errorf("%d are handed out, want the one that is tried", len(out))
+	}
+}
+
 // holds reports whether an entry is held.
 func (w *holdings) holds(ref redisstream.Ref) bool {
 	w.mu.Lock()

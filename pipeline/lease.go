@@ -57,7 +57,9 @@ func (c *consumer) claimFromStrangers(m *membership) {
 		return
 	}
 	_, fresh, _ := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-		return c.bus.log.Strangers(c.reading, c.self, m.stream, c.cfg.Policy.ClaimIdle, c.most(room))
+		taken, err := c.bus.log.Strangers(c.reading, c.self, m.stream, c.cfg.Policy.ClaimIdle, c.most(room))
+		c.budget.answered(taken, err)
+		return taken, err
 	})
 	if len(fresh) > 0 {
 		c.logger.Info("deliveries that a consumer of other software has left for long were claimed",

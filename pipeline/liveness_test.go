@@ -201,6 +201,12 @@ func TestG03ProbesAreInheritedFromTheDead(t *testing.T) {
 		}
 		c.inherit(m, listed, listed[1:])
 		c.tending.wait()
+		if p := prober(); p != "prober" {
+			t.Errorf("%s makes the probes at once, and others may have something to try", p)
+		}
+		m.pause.vacant = m.pause.vacant.Add(-vacantFor)
+		c.inherit(m, listed, listed[1:])
+		c.tending.wait()
 		if p := prober(); p != c.self.Name {
 			t.Errorf("%s makes the probes, want this consumer", p)
 		}

@@ -125,7 +125,7 @@ func (g *memoryGroup) heldBy(consumer string) []redisstream.Delivered {
 	var held []redisstream.Delivered
 	for ref, p := range g.pending {
 		if p.consumer == consumer {
-			held = append(held, redisstream.Delivered{Ref: ref, Entry: p.entry})
+			held = append(held, redisstream.Delivered{Ref: ref, Entry: p.entry, Count: p.count})
 		}
 	}
 	slices.SortFunc(held, func(a, b redisstream.Delivered) int {
@@ -152,7 +152,7 @@ func (m *memory) ReadInTurn(_ context.Context, c redisstream.Consumer, streams [
 	return read, nil
 }
 
-func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) (refs []redisstream.Ref, err error) {
+func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) (held []redisstream.Delivered, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -167,10 +167,10 @@ func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, 
 		}
 		if d.ID.Compare(bound) > 0 && left[d.Lane] > 0 {
 			left[d.Lane]--
-			refs = append(refs, d.Ref)
+			held = append(held, redisstream.Delivered{Ref: d.Ref, Count: d.Count})
 		}
 	}
-	return refs, nil
+	return held, nil
 }
 
 func (m *memory) Load(_ context.Context, group string, refs []redisstream.Ref) ([]redisstream.Delivered, error) {
@@ -349,7 +349,7 @@ func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream stri
 	for i := range held {
 		pending := g.pending[held[i].Ref]
 		pending.consumer, pending.since = c.Name, time.Now()
-		held[i].Claimed, held[i].Count = true, pending.count
+		held[i].Claimed = true
 	}
 	return held, nil
 }
@@ -383,6 +383,21 @@ func (m *memory) Raise(_ context.Context, c redisstream.Consumer, stream string,
 		p.count = max(p.count, s.Count+1)
 	}
 	return gone, nil
+}
+
+func (m *memory) Lower(_ context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.group(stream, c.Group)
+	for _, s := range suspects {
+		if g == nil || g.pending[s.Ref] == nil || g.pending[s.Ref].consumer != c.Name {
+			continue
+		}
+		if p := g.pending[s.Ref]; p.count == s.Count+1 {
+			p.count = s.Count
+		}
+	}
+	return nil
 }
 
 // Strangers: there are none in a process of ours.

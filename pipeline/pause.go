@@ -135,17 +135,16 @@ func (c *consumer) trip(m *membership, print string) {
 }
 
 // inherit makes this consumer the one that tries a delivery from time to time, where the one that did
-// has died, has left or stopped itself.
+// has died, has left, has stopped itself or has nothing to try; or leaves that to another one.
 func (c *consumer) inherit(m *membership, peers, dead []redisstream.Peer) {
-	c.pausing(m, func(p *pausing) (e pauseEffect) {
+	others := living(peers, dead)
+	c.pausing(m, func(p *pausing) pauseEffect {
 		if c.holdings.own.isPaused() {
 			return p.proberStops()
 		}
-		is := func(peer redisstream.Peer) bool { return peer.Name == p.pause.Consumer }
-		if !slices.ContainsFunc(peers, is) || slices.ContainsFunc(dead, is) {
-			e = p.proberGone()
-		}
-		return e
+		m.parked = still(heldPaused, m.parked)
+		canTry := len(m.parked) > 0 || len(others) == 0
+		return p.looked(slices.Contains(others, p.pause.Consumer), canTry, time.Now())
 	})
 }
 

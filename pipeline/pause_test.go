@@ -151,6 +151,62 @@ func TestProbingIsInheritedFromAConsumerThatIsGone(t *testing.T) {
 	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
 }
 
+// What fails is of a type that the prober does not handle: it leaves the probes to the consumer that has
+// such deliveries, and the group goes on though nothing comes that the first one handles.
+func TestG09ProberWithNothingToTryLeavesItToAnother(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.created"}}, AllStreams, func(context.Context, *Delivery) error { return nil })
+		prober := onlyConsumer(t, b)
+		handled := make(chan string, 1)
+		handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.changed"}}, AllStreams, func(_ context.Context, d *Delivery) error { handled <- d.Event.ID; return nil })
+		publish(t, b, Event{ID: "0", Type: "booking.changed"})
+		within(t, "a delivery", handled)
+		awaitSettled(t, b, "booking", "g")
+		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: prober.self.Name, Since: time.Now()}
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+			t.Fatal(done, err)
+		}
+		awaitFact(t, "both to hear of the pause", func() bool { return pausedAll(b, "booking") })
+		publish(t, b, Event{ID: "1", Type: "booking.changed"})
+		dueSince := func(d time.Duration) {
+			prober.holdings.mu.Lock()
+			defer prober.holdings.mu.Unlock()
+			prober.membership("booking").pause.probeAt = time.Now().Add(-d)
+		}
+		dueSince(0) // it reads
+		awaitFact(t, "the event to wait with the one that handles it", func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			for c := range b.consumers {
+				if c != prober {
+					c.holdings.mu.Lock()
+					defer c.holdings.mu.Unlock()
+					return c.holdings.count[heldPaused] == 1
+				}
+			}
+			return false
+		})
+		dueSince(proberIdle)
+		if got := within(t, "the delivery that is tried", handled); got != "1" {
+			t.Errorf("got %s", got)
+		}
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
+	})
+}
+
+// pausedAll reports whether all consumers of the bus have heard that the group takes nothing of a stream.
+func pausedAll(b *Bus, stream string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.consumers {
+		if !c.isPaused(stream) {
+			return false
+		}
+	}
+	return true
+}
+
 func TestGroupReportNamesItsConsumers(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(func(c *Config) { c.Version = "v1.2.3" })

@@ -7,7 +7,8 @@ import "time"
 //
 //	runs ──heard, tripped──► paused ──heard, probe succeeded──► runs
 //
-// The consumer that is named in a pause by the breaker tries one delivery from time to time, the probe.
+// The consumer that is named in a pause by the breaker, the prober, tries one delivery from time to time,
+// the probe. A pause that names none, or one that is gone, is vacant, and another consumer takes it on.
 // What this consumer decides counts at once, and until it is written in the log, words from there are
 // older than the decision.
 type pausing struct {
@@ -20,11 +21,18 @@ type pausing struct {
 	writing string        // "": nothing; else a decision is being written
 	inherit Pause         // the decision, where it is to make the probes from now on
 	written time.Time     // when a decision was written last
+	vacant  time.Time     // since when nobody is known to make the probes; zero: somebody makes them
 }
 
 const (
 	probeFirst = 5 * time.Second // after that a paused group tries one delivery; it doubles …
 	probeMost  = time.Minute     // … up to that
+	// proberIdle is how long a prober has nothing to try, when it is time, before it gives the probes
+	// up: what fails may be of types that others handle, and it would wait for its own for ever.
+	proberIdle = 5 * beatEvery
+	// vacantFor is how long a consumer that has nothing to try leaves vacant probes to those that have
+	// something: they hear of it with their next beat.
+	vacantFor = beatEvery + 500*time.Millisecond
 )
 
 // pauseWrite is a change of what is written about a pause, if it is still what was seen.
@@ -61,7 +69,7 @@ func (p *pausing) heard(text string, asked time.Time) (e pauseEffect) {
 	if e.began {
 		p.wait = probeFirst
 	}
-	p.probeAt = time.Time{}
+	p.probeAt, p.vacant = time.Time{}, time.Time{}
 	if p.isProber() {
 		p.probeAt = asked.Add(p.wait)
 	}
@@ -135,10 +143,25 @@ func (p *pausing) probed(succeeded bool, now time.Time) (e pauseEffect) {
 	return e
 }
 
-// proberGone says that the consumer which makes the probes has died or left: this one wants to make
-// them.
-func (p *pausing) proberGone() (e pauseEffect) {
-	if p.pause.By != PausedByBreaker || p.isProber() || p.writing != "" {
+// looked says at a beat whether the consumer that makes the probes lives, and whether this one has a
+// delivery that it could try, or nobody besides it. A prober that has had none for a while gives the
+// probes up. Vacant ones go at once to a consumer that has one. If there is no such consumer, any takes
+// them after a while: the prober alone reads a paused stream, and so finds what others could try.
+func (p *pausing) looked(proberLives, canTry bool, now time.Time) (e pauseEffect) {
+	switch {
+	case p.pause.By != PausedByBreaker, p.writing != "":
+		return e
+	case p.isProber():
+		if canTry || !p.mayProbe(now) || now.Sub(p.probeAt) < proberIdle {
+			return e
+		}
+		return p.appoint("")
+	case proberLives:
+		p.vacant = time.Time{}
+		return e
+	}
+	setDefault(&p.vacant, now)
+	if !canTry && now.Sub(p.vacant) < vacantFor {
 		return e
 	}
 	return p.appoint(p.self)
@@ -164,7 +187,7 @@ func (p *pausing) appoint(consumer string) pauseEffect {
 func (p *pausing) wrote(done bool, now time.Time) {
 	if p.writing == writingInherit && done {
 		p.pause, p.text = p.inherit, p.inherit.text()
-		p.wait, p.probeAt = probeFirst, time.Time{}
+		p.wait, p.probeAt, p.vacant = probeFirst, time.Time{}, time.Time{}
 		if p.isProber() {
 			p.probeAt = now.Add(probeFirst)
 		}

@@ -384,14 +384,13 @@ func (r *reader) reconcile(of []*membership, all []string) error {
 		for {
 			m.takingOver.Lock()
 			listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
-				refs, err := c.bus.log.Held(c.reading, c.self, s, behind, laneBehind, heldPage)
-				held := make([]redisstream.Delivered, len(refs))
-				for i, ref := range refs {
-					held[i].Ref = ref
-					if ref.Lane {
-						laneBehind = ref.ID
+				held, err := c.bus.log.Held(c.reading, c.self, s, behind, laneBehind, heldPage)
+				for i, d := range held {
+					held[i].Count = suspectCount(d.Count)
+					if d.Lane {
+						laneBehind = d.ID
 					} else {
-						behind = ref.ID
+						behind = d.ID
 					}
 				}
 				return held, err
@@ -432,6 +431,7 @@ func (r *reader) load(hs []*holding) error {
 		bytes := 0
 		for i, d := range loaded {
 			hs[i].entry, hs[i].gone = d.Entry, d.Gone
+			hs[i].Claimed = hs[i].delivered > 0 && !d.Gone // what is gone is pending still: TakeOver has not settled it
 			bytes += d.Entry.Size()
 		}
 		c.budget.brought(n, bytes)

@@ -270,7 +270,7 @@ func TestG12DeathIsNoticedWhileOthersRest(t *testing.T) {
 				id := redisstream.ID{MS: 9}
 				b.local.mu.Lock()
 				b.local.group("s0", "g").pending[redisstream.Ref{Stream: "s0", ID: id}] = &memoryPending{
-					"gone", encode(&Event{ID: "held", Type: "s0.made"}).Entry(id), 1,
+					consumer: "gone", entry: encode(&Event{ID: "held", Type: "s0.made"}).Entry(id), count: 1,
 				}
 				b.local.mu.Unlock()
 				died := time.Now()

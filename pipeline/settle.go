@@ -146,6 +146,8 @@ func (c *consumer) settle(h *holding, err error) {
 	result := settlement{h: h}
 	to, hold := heldEnded, time.Duration(0)
 	switch {
+	case h.ref.Spool && c.holdings.isLost(h):
+		to = heldGone // the claim is its successor's
 	case h.ref.Spool:
 		to = heldGone
 		c.bus.spool.finish(h.ref.ID.MS, c, err == nil)

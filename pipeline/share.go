@@ -26,7 +26,8 @@ func (c *consumer) share(m *membership, peers, dead []redisstream.Peer) {
 
 // share ends those deliveries of a stream that have waited for a place since before the given time, and
 // returns them: they are to be handed back. What has to keep an order stays, what may
-// be dangerous, and what was fetched: its peer may have no handler for it.
+// be dangerous, what was fetched, since its peer may have no handler for it, and what is to be tried in a
+// pause, during which no peer may begin it.
 func (w *holdings) share(of *membership, before time.Time) (back []*holding) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -34,7 +35,8 @@ func (w *holdings) share(of *membership, before time.Time) (back []*holding) {
 		return nil
 	}
 	for _, h := range w.held {
-		if h.of == of && h.state == heldTurn && !h.suspect && !h.taken && h.since.Before(before) {
+		waits := h.of == of && h.state == heldTurn && h.since.Before(before)
+		if waits && !h.suspect && !h.taken && !h.probe.Load() {
 			w.giveBack(h)
 			back = append(back, h)
 		}

@@ -177,16 +177,7 @@ func TestG09SickConsumerGivesUpTheProbes(t *testing.T) {
 		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
 			t.Fatal(done, err)
 		}
-		awaitFact(t, "all to hear of the pause", func() bool {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			for c := range b.consumers {
-				if !c.isPaused("booking") {
-					return false
-				}
-			}
-			return true
-		})
+		awaitFact(t, "all to hear of the pause", func() bool { return pausedAll(b, "booking") })
 		sick.stop("the handler can't be run here", "")
 		publish(t, b, Event{ID: "e", Type: "booking.created"})
 		if got := within(t, "the delivery that is tried", handled); got != "e" {

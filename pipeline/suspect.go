@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -10,7 +11,19 @@ import (
 // Its delivery count is raised just before its handler starts, when it has its place, so that a further
 // death tells which deliveries were running and which only waited for their turn: only those move
 // towards the crash limit. Those of which that is known already (dangerous) run one at a time, so that
-// the next death tells which one it was.
+// the next death tells which one it was. A consumer that leaves puts the counts back of those that it has
+// no result of.
+
+// suspectCount is the count with which an entry is held that was found pending here, unknown: 0 for one
+// that is no suspect. The reply that brought it is lost, so it may have been read or taken over. Only the
+// counts of suspects are ever raised; what was delivered once was read here, as far as anybody knows. It
+// may have been what its consumer died of for the first time, which is not counted anyway.
+func suspectCount(delivered int) int {
+	if delivered == 1 {
+		return 0
+	}
+	return delivered
+}
 
 // giveUp makes a dead letter of a delivery with which processes have died too often, and reports
 // whether it is one.
@@ -52,4 +65,16 @@ func (c *consumer) raiseOf(of *membership, hs []*holding) {
 		return
 	}
 	c.holdings.clear(hs)
+}
+
+// lower puts the counts of raised suspects back that have no result, since their handlers have not begun
+// or were cut off by the drain deadline: what is handed back costs no attempt, and is no crash.
+func (c *consumer) lower(ctx context.Context, of *membership, raised []redisstream.Suspect) {
+	if len(raised) == 0 {
+		return
+	}
+	if err := c.bus.log.Lower(ctx, c.self, of.stream, raised); err != nil {
+		c.logger.Warn("deliveries that are handed back count as ones that the process died of", "stream", of.stream,
+			"deliveries", len(raised), "err", c.bus.redisError("lower counts of group "+c.cfg.Group+" of", of.stream, err))
+	}
 }

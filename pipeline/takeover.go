@@ -30,6 +30,7 @@ func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 		m.takingOver.Lock()
 		listed, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 			taken, err := c.bus.log.TakeOver(c.reading, c.self, m.stream, p, c.most(room))
+			c.budget.answered(taken, err)
 			for i := range taken {
 				if p.Beat == redisstream.Left && taken[i].Count == 1 {
 					taken[i].Count = 0 // handed back, and no suspect
@@ -62,20 +63,35 @@ func (c *consumer) roomToTake(m *membership) int {
 	return room
 }
 
-// stillOurs returns those holdings of an answer, asked for at the given time, that nobody can have taken
-// over meanwhile: while it was on its way this consumer may have been taken for dead, and have come back.
-// The others are not held; what is still pending here is found by reconcile.
+// stillOurs returns those holdings of an answer, asked for at the given time, that nobody has taken over
+// meanwhile: while it was on its way this consumer may have been taken for dead, and have come back. Then
+// the log is asked. The others are not held, nor are any where it does not say: what is pending here all
+// the same is found by reconcile.
 func (c *consumer) stillOurs(hs []*holding, asked time.Time) []*holding {
 	if c.lapsed.Load() <= asked.UnixNano() {
 		return hs
 	}
+	doubtful := map[string][]redisstream.Ref{}
+	for _, h := range hs {
+		if m := c.membership(h.Stream); m != nil && m.lapsed.Load() > asked.UnixNano() {
+			doubtful[h.Stream] = append(doubtful[h.Stream], h.ref)
+		}
+	}
+	taken := map[redisstream.Ref]bool{}
+	for stream, refs := range doubtful {
+		gone, err := c.bus.log.Renew(c.reading, c.self, stream, refs)
+		if err != nil {
+			gone = refs
+		}
+		for _, ref := range gone {
+			taken[ref] = true
+		}
+	}
 	return slices.DeleteFunc(hs, func(h *holding) bool {
-		m := c.membership(h.Stream)
-		lapsed := m != nil && m.lapsed.Load() > asked.UnixNano()
-		if lapsed {
+		if taken[h.ref] {
 			c.holdings.settled(h)
 		}
-		return lapsed
+		return taken[h.ref]
 	})
 }
 

@@ -54,9 +54,9 @@ type groupLog interface {
 	// not wait.
 	ReadInTurn(ctx context.Context, c redisstream.Consumer, streams []string, count int) ([]redisstream.Delivered, error)
 	// Held names up to count deliveries of a stream, and as many of its lane, that are pending with this
-	// consumer, those behind the given IDs of the two: a reply that was lost leaves entries with a
-	// consumer that does not know of them.
-	Held(ctx context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) ([]redisstream.Ref, error)
+	// consumer, those behind the given IDs of the two, and says how often each was delivered: a reply that
+	// was lost leaves entries with a consumer that does not know of them.
+	Held(ctx context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) ([]redisstream.Delivered, error)
 	// Load returns the entries of deliveries.
 	Load(ctx context.Context, group string, refs []redisstream.Ref) ([]redisstream.Delivered, error)
 	// Ack settles deliveries as handled. It returns those that are settled, also because their group is gone, and those that
@@ -88,6 +88,10 @@ type groupLog interface {
 	// Raise raises the delivery counts of suspects of one stream, just before their handlers start, and
 	// returns those that are no longer pending with this consumer. Raising again changes nothing.
 	Raise(ctx context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) (gone []redisstream.Ref, err error)
+	// Lower puts the delivery counts of suspects of one stream back that were raised and have no result
+	// when their consumer leaves. One that was not raised, or is not pending with this consumer, stays as
+	// it is.
+	Lower(ctx context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) error
 	// Strangers takes some deliveries that consumers without a beat have left pending for longer
 	// than idle.
 	Strangers(ctx context.Context, c redisstream.Consumer, stream string, idle time.Duration, most redisstream.Most) ([]redisstream.Delivered, error)

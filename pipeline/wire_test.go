@@ -446,7 +446,11 @@ func TestF43FieldsKeepTheirOrderAndDuplicates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read, err = b.log.Load(ctx, "g", held)
+	var refs []redisstream.Ref
+	for _, d := range held {
+		refs = append(refs, d.Ref)
+	}
+	read, err = b.log.Load(ctx, "g", refs)
 	check("loading what is pending", entriesOf(read), err)
 	if err := b.log.Leave(ctx, one, "d"); err != nil {
 		t.Fatal(err)

@@ -134,6 +134,7 @@ var (
 	lettersScript  = load("letters")
 	enqueueScript  = load("enqueue")
 	suspectScript  = load("suspect")
+	lowerScript    = load("lower")
 	loseScript     = load("lose")
 	pauseScript    = load("pause")
 	strangerScript = load("strangers")

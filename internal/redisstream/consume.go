@@ -137,9 +137,9 @@ func (c *Client) ReadInTurn(ctx context.Context, consumer Consumer, streams []st
 }
 
 // Held names up to count deliveries of a stream, and as many of its lane, that are pending with this
-// consumer, those behind the given IDs. XREADGROUP would count them as delivered once more, and the
-// count tells who was running when a process died (see suspect.lua).
-func (c *Client) Held(ctx context.Context, consumer Consumer, stream string, behind, laneBehind ID, count int) ([]Ref, error) {
+// consumer, those behind the given IDs, and says how often each was delivered. XREADGROUP would count
+// them as delivered once more, and the count tells who was running when a process died (see suspect.lua).
+func (c *Client) Held(ctx context.Context, consumer Consumer, stream string, behind, laneBehind ID, count int) ([]Delivered, error) {
 	var pending [2]*redis.XPendingExtCmd
 	_, err := c.groups.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, of := range []struct {
@@ -155,17 +155,17 @@ func (c *Client) Held(ctx context.Context, consumer Consumer, stream string, beh
 	if err != nil {
 		return nil, err
 	}
-	var refs []Ref
+	var held []Delivered
 	for i, of := range pending {
 		for _, p := range of.Val() {
 			id, err := ParseID(p.ID)
 			if err != nil {
 				return nil, errors.Join(errReply, err)
 			}
-			refs = append(refs, Ref{Stream: stream, Lane: i == 1, ID: id})
+			held = append(held, Delivered{Ref: Ref{Stream: stream, Lane: i == 1, ID: id}, Count: int(p.RetryCount)})
 		}
 	}
-	return refs, nil
+	return held, nil
 }
 
 // Load returns the entries of deliveries; one whose entry is not there any more is Gone.

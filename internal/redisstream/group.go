@@ -25,7 +25,7 @@ type Delivered struct {
 	Ref
 	Entry   Entry
 	Claimed bool // taken over from another consumer
-	Count   int  // of a claimed one: how often it was delivered, as Suspect counts
+	Count   int  // of a claimed one, or one of Held: how often it was delivered, as Suspect counts
 	Gone    bool
 }
 

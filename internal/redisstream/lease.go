@@ -2,6 +2,7 @@ package redisstream
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,20 @@ import (
 // returns those that are no longer pending with this consumer. Raising again, after an answer that was
 // lost, changes nothing.
 func (c *Client) Raise(ctx context.Context, consumer Consumer, stream string, suspects []Suspect) (gone []Ref, err error) {
+	return c.ofSuspects(ctx, suspectScript, consumer, stream, suspects)
+}
+
+// Lower puts the delivery counts of suspects of one stream back that were raised. One that was not, or is
+// not pending with this consumer, stays as it is.
+func (c *Client) Lower(ctx context.Context, consumer Consumer, stream string, suspects []Suspect) error {
+	_, err := c.ofSuspects(ctx, lowerScript, consumer, stream, suspects)
+	return err
+}
+
+// ofSuspects runs a script over suspects of one stream and of its lane.
+func (c *Client) ofSuspects(
+	ctx context.Context, script *redis.Script, consumer Consumer, stream string, suspects []Suspect,
+) (answered []Ref, err error) {
 	for _, lane := range []bool{false, true} {
 		args := []any{consumer.Group, consumer.Name}
 		for _, s := range suspects {
@@ -19,30 +34,36 @@ func (c *Client) Raise(ctx context.Context, consumer Consumer, stream string, su
 				args = append(args, s.ID.String(), s.Count)
 			}
 		}
-		refs, err := c.refsOf(ctx, suspectScript, Ref{Stream: stream, Lane: lane}, consumer.Group, args)
-		gone = append(gone, refs...)
+		refs, err := c.refsOf(ctx, script, Ref{Stream: stream, Lane: lane}, consumer.Group, args, 2)
+		answered = append(answered, refs...)
 		if err != nil {
-			return gone, err
+			return answered, err
 		}
 	}
-	return gone, nil
+	return answered, nil
 }
 
-// refsOf runs a script that answers IDs of a stream or of its lane; without IDs among its arguments it
-// is not run.
-func (c *Client) refsOf(ctx context.Context, script *redis.Script, of Ref, group string, args []any) (refs []Ref, err error) {
-	if len(args) == 2 {
-		return nil, nil
-	}
-	ids, err := c.batches.run(ctx, script, []string{c.sourceKey(of, group)}, args...).StringSlice()
-	if err != nil {
-		return nil, err
-	}
-	for _, text := range ids {
-		if of.ID, err = ParseID(text); err != nil {
+// refsAtOnce is the most deliveries of which a script is told that looks at each of them: the server
+// answers nobody else meanwhile, and a beat that comes after a stall renews all that its consumer holds.
+const refsAtOnce = 200
+
+// refsOf runs a script that answers IDs of a stream or of its lane, for some deliveries at a time. Its
+// arguments are group and consumer, and then as many for each delivery as each says.
+func (c *Client) refsOf(
+	ctx context.Context, script *redis.Script, of Ref, group string, args []any, each int,
+) (refs []Ref, err error) {
+	for some := range slices.Chunk(args[2:], each*refsAtOnce) {
+		keys := []string{c.sourceKey(of, group)}
+		ids, err := c.batches.run(ctx, script, keys, slices.Concat(args[:2], some)...).StringSlice()
+		if err != nil {
 			return refs, err
 		}
-		refs = append(refs, of)
+		for _, text := range ids {
+			if of.ID, err = ParseID(text); err != nil {
+				return refs, err
+			}
+			refs = append(refs, of)
+		}
 	}
 	return refs, nil
 }
@@ -123,7 +144,7 @@ func (c *Client) Renew(ctx context.Context, consumer Consumer, stream string, re
 				args = append(args, ref.ID.String())
 			}
 		}
-		refs, err := c.refsOf(ctx, renewScript, Ref{Stream: stream, Lane: lane}, consumer.Group, args)
+		refs, err := c.refsOf(ctx, renewScript, Ref{Stream: stream, Lane: lane}, consumer.Group, args, 1)
 		gone = append(gone, refs...)
 		if err != nil {
 			return gone, err
