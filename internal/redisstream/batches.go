@@ -29,7 +29,7 @@ type batchCall struct {
 
 const (
 	// batchSenders is how many round trips are under way at most.
-	batchSenders = livenessConns
+	batchSenders = 2
 	// batchMost is how many scripts go in one: a few milliseconds of the server.
 	batchMost = 64
 )

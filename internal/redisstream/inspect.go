@@ -90,11 +90,11 @@ type Server struct {
 }
 
 // Ping asks the server whether it would take a write, and how long that takes: a replica or a server that is loading is not one
-// to publish to (RELIABILITY F49, F50).
+// to publish to (RELIABILITY F49, F50). It is asked over the connections over which events would go.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	start := time.Now()
 	// Writing nothing: a server that can't be written to refuses the command before it looks at the key.
-	err := c.admin.SRem(ctx, c.registryKey(), "").Err()
+	err := c.appends.SRem(ctx, c.registryKey(), "").Err()
 	return time.Since(start), err
 }
 

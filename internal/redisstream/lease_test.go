@@ -20,19 +20,19 @@ type argumentsSeen struct {
 func (a *argumentsSeen) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (a *argumentsSeen) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
-func (a *argumentsSeen) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if cmd.Name() == "evalsha" {
-			a.mu.Lock()
-			a.seen = append(a.seen, len(cmd.Args()))
-			a.mu.Unlock()
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		a.mu.Lock()
+		for _, cmd := range cmds {
+			if cmd.Name() == "evalsha" {
+				a.seen = append(a.seen, len(cmd.Args()))
+			}
 		}
-		return next(ctx, cmd)
+		a.mu.Unlock()
+		return next(ctx, cmds)
 	}
 }
+
+func (a *argumentsSeen) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
 // A consumer that holds much renews it, and raises and lowers counts, by scripts that look at 200
 // deliveries each at most, and hears of all that it has no more.

@@ -229,7 +229,7 @@ func TestG12BeatsShareRoundTrips(t *testing.T) {
 	if got := client.ZCard(t.Context(), c.aliveKey("booking", "g")).Val(); got != n+1 {
 		t.Errorf("%d beat, want %d", got, n+1)
 	}
-	if conns := c.beats.PoolStats().TotalConns; conns > livenessConns {
-		t.Errorf("%d connections, want %d at most", conns, livenessConns)
+	if conns := c.beats.PoolStats().TotalConns; conns > batchSenders {
+		t.Errorf("%d connections, want %d at most", conns, batchSenders)
 	}
 }

@@ -73,8 +73,10 @@ func (r *serverRuns) ask(ctx context.Context, conn *redis.Conn) error {
 	return nil
 }
 
-// livenessConns is how many connections the liveness client has at most, in Cluster to each node.
-const livenessConns = 2
+// clusterConns is how many connections the liveness client has at most in Cluster, to each node. Outside
+// batches bounds them. There the pool must not: it would answer for up to a second after an outage with
+// the last error, without dialing, once as many dials have failed as it has places.
+const clusterConns, poolPlaces = 8, 100
 
 // liveness returns the client for what must not wait for anything else, such as a history that is
 // read over a slow link: beats, and what is asked just before a handler starts. Nothing that it
@@ -82,7 +84,10 @@ const livenessConns = 2
 // for the others: all of them are in use in turn, so none is idle for long.
 func liveness(from *redis.UniversalOptions, runs *serverRuns) redis.UniversalClient {
 	client := redis.NewUniversalClient(options(from, func(o *redis.UniversalOptions) {
-		o.PoolSize, o.MaxActiveConns = livenessConns, 0
+		o.PoolSize, o.MaxActiveConns = poolPlaces, 0
+		if o.IsClusterMode || len(o.Addrs) > 1 && o.MasterName == "" {
+			o.PoolSize = clusterConns
+		}
 		o.MinIdleConns, o.MaxIdleConns = 0, 0
 		o.ConnMaxIdleTime, o.ConnMaxLifetime, o.ConnMaxLifetimeJitter = -1, 0, 0
 		o.PoolFIFO = true
