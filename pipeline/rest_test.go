@@ -285,6 +285,39 @@ func TestG12DeathIsNoticedWhileOthersRest(t *testing.T) {
 	}
 }
 
+// What the log has given to a consumer that rests, and it has not heard of, is found by a beat.
+func TestG12WhatARestingConsumerHasNotHeardOfIsFound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := openBus(t, Config{})
+		var ran atomic.Int64
+		fleet(t, b, 1, 1, func(context.Context, *Delivery) error { ran.Add(1); return nil })
+		another := redisstream.Consumer{Group: "g", Name: "another"}
+		publish(t, b, Event{Type: "s0.made"})
+		for range 10 { // so that there are two of them
+			if _, err := b.log.Beat(t.Context(), another, "s0", redisstream.Say{Next: restMost}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * time.Second) // of the bubble's time
+		}
+		c := onlyConsumer(t, b)
+		if !c.membership("s0").resting.Load() || ran.Load() != 1 {
+			t.Fatal("it does not rest")
+		}
+		id := redisstream.ID{MS: 9}
+		b.local.mu.Lock()
+		b.local.group("s0", "g").pending[redisstream.Ref{Stream: "s0", ID: id}] = &memoryPending{
+			consumer: c.self.Name, entry: encode(&Event{ID: "unheard", Type: "s0.made"}).Entry(id), count: 1,
+		}
+		b.local.mu.Unlock()
+		time.Sleep(2*beatEvery + readBlock + time.Second)
+		synctest.Wait()
+		if ran.Load() != 2 {
+			t.Errorf("%d ran, want 2", ran.Load())
+		}
+	})
+}
+
 // A process that follows 50 streams with 20 groups holds 30 connections at most: it was 102.
 func TestG12ConnectionsOfAProcess(t *testing.T) {
 	t.Parallel()
