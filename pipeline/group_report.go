@@ -23,7 +23,7 @@ type GroupReport struct {
 type ConsumerReport struct {
 	Name    string     `json:"name"`
 	State   string     `json:"state"`    // alive, sick (it has stopped itself), silent (it may be dead), left, foreign (other software, which does not beat)
-	Beat    *time.Time `json:"lastBeat"` // nil where it is not known
+	Beat    *time.Time `json:"nextBeat"` // when its next beat is due; nil where that is not known
 	Pending int64      `json:"pending"`
 	*Member            // what it says of itself; nil where it says nothing
 }
