@@ -68,6 +68,7 @@ func (c *consumer) freshen(m *membership, sent time.Time, say redisstream.Say) {
 		for _, ref := range gone {
 			c.loseLease(ref)
 		}
+		c.noteStep(m, stepRenew, err)
 		if err != nil {
 			return // the next beat tries again; at once, it would spin where the group is gone
 		}

@@ -223,14 +223,10 @@ func (c *consumer) follow(ctx context.Context, m *membership, b redisstream.Beat
 			if anew {
 				m.anew.Store(true)
 			}
-			if !m.unfollowed && c.tended.Err() == nil {
-				c.logger.Warn("failures of the group can't be counted: it may not be paused in time", "stream", m.stream,
-					"err", c.bus.redisError("count failures of group "+c.cfg.Group+" of", m.stream, err))
-			}
-			m.unfollowed = true
+			c.noteStep(m, stepFollow, err)
 			return // the next beat tells
 		}
-		m.unfollowed = false
+		c.noteStep(m, stepFollow, nil)
 	}
 	c.holdings.mu.Lock()
 	m.flow = streamFlow{flow, peers}

@@ -119,6 +119,7 @@ func (c *consumer) fetch(m *membership, types []string) (fetched int, goOn bool)
 		})
 		c.holdings.arrive(c.stillOurs(fresh, asked), true) // also beside an error: they are held
 		fetched += listed
+		c.noteStep(m, stepFetch, err)
 		if err != nil || listed == 0 {
 			return fetched, err == nil
 		}

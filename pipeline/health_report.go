@@ -163,6 +163,11 @@ func (b *Bus) beatProblems(h *Health) {
 				h.problem("consumer-stalled", SeverityError, fmt.Sprintf("group %s of this process takes nothing of stream %s since %s: %v",
 					c.cfg.Group, m.stream, m.beaten.UTC().Format(time.RFC3339), err), deniedHint(err))
 			}
+			for _, s := range m.setbacks.lasting(silentProblem, time.Now()) {
+				err := c.setbackError(m, s.step, s.err)
+				h.problem("consumer-hindered", SeverityError, fmt.Sprintf("group %s of this process can't %s at stream %s since %s: %v",
+					c.cfg.Group, s.step, m.stream, s.first.UTC().Format(time.RFC3339), err), deniedHint(err))
+			}
 		}
 		c.mu.Unlock()
 	}

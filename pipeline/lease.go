@@ -36,6 +36,7 @@ func (c *consumer) tendLeases(m *membership, long []redisstream.Ref) {
 		for _, ref := range gone {
 			c.loseLease(ref)
 		}
+		c.noteStep(m, stepRenew, err)
 		if err != nil {
 			return // the next round finds out
 		}
@@ -56,11 +57,12 @@ func (c *consumer) claimFromStrangers(m *membership) {
 	if room == 0 {
 		return
 	}
-	_, fresh, _ := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
+	_, fresh, err := c.holdings.holdListed(c, func() ([]redisstream.Delivered, error) {
 		taken, err := c.bus.log.Strangers(c.reading, c.self, m.stream, c.cfg.Policy.ClaimIdle, c.most(room))
 		c.budget.answered(taken, err)
 		return taken, err
 	})
+	c.noteStep(m, stepClaim, err)
 	if len(fresh) > 0 {
 		c.logger.Info("deliveries that a consumer of other software has left for long were claimed",
 			"stream", m.stream, "deliveries", len(fresh))

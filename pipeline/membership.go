@@ -26,6 +26,7 @@ type membership struct {
 	// strangers says that a consumer which does not beat, another software's, holds something.
 	strangers atomic.Bool
 	dues      dues
+	setbacks  setbacks
 	// takingOver is held while something is taken over: reconcile would find it pending here, and not
 	// know where it came from.
 	takingOver sync.Mutex
@@ -37,13 +38,12 @@ type membership struct {
 	waitFull  bool          // used by passOnLoop only: it said that no more may wait for a consumer of their type
 
 	// What follows is used by beatLoop only.
-	watch      peerWatch
-	failing    bool   // there is a record of failures, as last heard (breaker.go)
-	unfollowed bool   // it can't be read, and that was said
-	members    int    // consumers that beat
-	watched    bool   // all of the peers are to be looked at
-	said       string // of this consumer, last
-	saidAt     time.Time
+	watch   peerWatch
+	failing bool   // there is a record of failures, as last heard (breaker.go)
+	members int    // consumers that beat
+	watched bool   // all of the peers are to be looked at
+	said    string // of this consumer, last
+	saidAt  time.Time
 
 	// What follows is guarded by consumer.mu.
 	joined   bool
@@ -107,6 +107,9 @@ func (c *consumer) join(ctx context.Context, stream string, fromEnd bool) error 
 	c.mu.Unlock()
 	if err == nil && m.fresh.CompareAndSwap(0, asked.Add(beatEvery+freshMargin).UnixNano()) {
 		m.beatSoon() // joining was the first beat; the second one tells of the peers
+	}
+	if err == nil || errors.Is(err, ErrDenied) {
+		m.setbacks.note(stepJoin, err, time.Now())
 	}
 	if errors.Is(err, ErrDenied) && !known {
 		c.logger.Error("group of a stream can't be joined; tried again from time to time", "stream", stream, "err", err)

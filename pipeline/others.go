@@ -219,6 +219,7 @@ func (c *consumer) skipOthers(m *membership, others []other) bool {
 		skips[i], of[i] = redisstream.Skip{Ref: o.h.ref, Type: o.event.Type}, o.h
 	}
 	settled, err := c.bus.log.Skip(c.reading, c.self, m.stream, skips, c.groupPatterns(m).Version)
+	c.noteStep(m, stepSkip, err)
 	if err != nil || settled != redisstream.Done {
 		c.refresh(m, settled)
 		return false
@@ -246,7 +247,8 @@ func (c *consumer) letWait(m *membership, others []other, most int) bool {
 		eventType := waitingType(m.stream, o.event.Type)
 		waits = append(waits, redisstream.Wait{Ref: o.h.ref, Type: eventType, Message: message})
 	}
-	results, _ := c.bus.log.LetWait(c.reading, c.self, m.stream, waits, c.groupPatterns(m).Version)
+	results, err := c.bus.log.LetWait(c.reading, c.self, m.stream, waits, c.groupPatterns(m).Version)
+	c.noteStep(m, stepWait, err)
 	var settled []*holding
 	last := redisstream.Done
 	for i, result := range results {

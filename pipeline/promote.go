@@ -86,6 +86,7 @@ func (c *consumer) promote(m *membership) {
 	ctx, cancel := context.WithTimeout(c.tended, settleTimeout)
 	defer cancel()
 	p, err := c.bus.log.Promote(ctx, m.stream, c.cfg.Group)
+	c.noteStep(m, stepPromote, err)
 	if err == nil && p.Moved > 0 && p.Next == 0 { // more was due than goes at once
 		m.dues.add(time.Now())
 	}

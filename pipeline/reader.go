@@ -24,6 +24,7 @@ type reader struct {
 	streams []string
 	busy    []string  // streams that the last read of all of them has brought as much of as it asked for
 	keys    int       // of which it brought entries
+	quiet   bool      // it has waited in vain
 	trouble error     // of the last read; nil: it was answered
 	since   time.Time // when the trouble began
 }
@@ -132,6 +133,7 @@ type readPlan struct {
 	streams []string
 	count   int
 	inTurn  bool // count is that of all entries, and what there is at once is read first
+	quiet   bool // a moment ago there was nothing
 	wait    bool // for the first entry
 	all     bool // these are all streams
 }
@@ -145,7 +147,7 @@ func (r *reader) plan(streams []string, room int) readPlan {
 	c.mu.Lock()
 	share := len(c.readers)
 	busy := slices.DeleteFunc(slices.Clone(r.busy), func(s string) bool { return !slices.Contains(streams, s) })
-	keys := r.keys
+	keys, quiet := r.keys, r.quiet
 	r.busy = nil
 	c.mu.Unlock()
 	if c.twins && c.bus.link.isFar() {
@@ -156,7 +158,7 @@ func (r *reader) plan(streams []string, room int) readPlan {
 	case room < n:
 		first := turn % n
 		streams = append(slices.Clone(streams[first:]), streams[:first]...)
-		return readPlan{streams: streams, count: room, inTurn: true, wait: true, all: true}
+		return readPlan{streams: streams, count: room, inTurn: true, quiet: quiet, wait: true, all: true}
 	case len(busy) > 0 && len(busy) < n:
 		return readPlan{streams: busy, count: max(1, room/len(busy))}
 	default:
@@ -252,9 +254,11 @@ func (r *reader) read(p readPlan) error {
 func (r *reader) ask(p readPlan) ([]redisstream.Delivered, error) {
 	c := r.consumer
 	if p.inTurn {
-		read, err := c.bus.log.ReadInTurn(c.reading, c.self, p.streams, p.count)
-		if err != nil || len(read) > 0 {
-			return read, err
+		if !p.quiet {
+			read, err := c.bus.log.ReadInTurn(c.reading, c.self, p.streams, p.count)
+			if err != nil || len(read) > 0 {
+				return read, err
+			}
 		}
 		p.count = 1 // whoever waits gets what comes first, of one key
 	}
@@ -262,7 +266,13 @@ func (r *reader) ask(p readPlan) ([]redisstream.Delivered, error) {
 	if !p.wait {
 		block = 0
 	}
-	return c.bus.log.Read(c.reading, c.self, p.streams, p.count, block)
+	read, err := c.bus.log.Read(c.reading, c.self, p.streams, p.count, block)
+	if p.wait {
+		c.mu.Lock()
+		r.quiet = err == nil && len(read) == 0
+		c.mu.Unlock()
+	}
+	return read, err
 }
 
 // learn notes what a read has brought: how large entries are, and of which streams there is more.

@@ -345,3 +345,47 @@ func TestG12ConnectionsOfAProcess(t *testing.T) {
 	}
 	awaitFact(t, fmt.Sprintf("%d connections at most, after %d", most, connections()), func() bool { return connections() <= most })
 }
+
+// A consumer with fewer places than streams asks them in turn, by a script that reads each of them. One that
+// has waited in vain only waits: 600 readers of 50 streams made 28,000 reads a second.
+func TestG12IdleReaderOnlyWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const streams = 8
+		b := openBus(t, Config{})
+		l := &countedReads{transport: b.log}
+		b.log = l
+		g := GroupConfig{Group: "g", InFlight: 2}
+		for s := range streams {
+			g.Patterns = append(g.Patterns, fmt.Sprintf("s%d.*", s))
+		}
+		var ran atomic.Int64
+		handle(t, b, g, AllStreams, func(context.Context, *Delivery) error { ran.Add(1); return nil })
+		for s := range streams {
+			publish(t, b, Event{Type: fmt.Sprintf("s%d.made", s)})
+		}
+		time.Sleep(time.Minute) // of the bubble's time
+		synctest.Wait()
+		if ran.Load() != streams {
+			t.Fatalf("%d ran, want %d", ran.Load(), streams)
+		}
+		l.inTurn.Store(0)
+		time.Sleep(time.Minute)
+		if n := l.inTurn.Load(); n > 0 {
+			t.Errorf("%d times it asked all streams in turn, want 0", n)
+		}
+	})
+}
+
+// countedReads is a transport that counts reads in turn.
+type countedReads struct {
+	transport
+	inTurn atomic.Int64
+}
+
+func (l *countedReads) ReadInTurn(
+	ctx context.Context, c redisstream.Consumer, streams []string, count int,
+) ([]redisstream.Delivered, error) {
+	l.inTurn.Add(1)
+	return l.transport.ReadInTurn(ctx, c, streams, count)
+}

@@ -57,6 +57,7 @@ func (c *consumer) raiseOf(of *membership, hs []*holding) {
 		suspects[i] = redisstream.Suspect{Ref: h.ref, Count: h.delivered}
 	}
 	gone, err := c.bus.log.Raise(c.reading, c.self, of.stream, suspects)
+	c.noteStep(of, stepRaise, err)
 	for _, ref := range gone { // another consumer has them by now
 		c.loseLease(ref)
 	}

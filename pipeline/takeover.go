@@ -44,6 +44,7 @@ func (c *consumer) takeFrom(m *membership, p redisstream.Peer) {
 				"peer", p.Name, "left", p.Beat == redisstream.Left, "deliveries", listed)
 		}
 		c.holdings.arrive(c.stillOurs(fresh, asked), true) // also beside an error: they are held
+		c.noteStep(m, stepTake, err)
 		if err != nil || listed == 0 {
 			return
 		}
