@@ -46,7 +46,7 @@ type consumer struct {
 	handling    context.Context // ends when the work that is left is abandoned
 	abandon     context.CancelCauseFunc
 	loops       loops // all but those that outlast the drain
-	tending     loops // settleLoop, leaseLoop and each beatLoop
+	tending     loops // settleLoop, leaseLoop, each beatLoop, and what they or handlers begin
 	tended      context.Context
 	stopTending context.CancelFunc
 	closeOnce   sync.Once

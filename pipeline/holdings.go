@@ -33,6 +33,8 @@ type holdings struct {
 	behind   queue                   // the others of them
 	lost     map[*holding]struct{}   // their handlers run on, and other consumers have them
 	own      pausing                 // this consumer has stopped itself; see sick.go
+	keeping  bool                    // what is handed back waits until letBack, in kept
+	kept     []settlement
 
 	listing          int                          // listings that are under way
 	settledMeanwhile map[redisstream.Ref]struct{} // forgotten since the first of them began
@@ -404,7 +406,7 @@ func (w *holdings) tryParked(of *membership, now time.Time) {
 }
 
 // stop has this consumer begin nothing more, and returns what is to be handed back; began is false where
-// it has stopped already.
+// it has stopped already. Those that wait for their subject follow when they have their turn.
 func (w *holdings) stop(why Pause, now time.Time) (back []*holding, began bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -412,9 +414,10 @@ func (w *holdings) stop(why Pause, now time.Time) (back []*holding, began bool) 
 		return nil, false
 	}
 	w.own.wrote(true, now) // nobody else is to know
+	w.keeping = w.perSubject
 	for _, h := range w.held {
 		switch h.state {
-		case heldPaused, heldSubject, heldAside, heldDangerous, heldTurn:
+		case heldPaused, heldAside, heldDangerous, heldTurn:
 			back = append(back, h)
 		}
 	}
@@ -426,11 +429,9 @@ func (w *holdings) stop(why Pause, now time.Time) (back []*holding, began bool) 
 	return back, true
 }
 
-// giveBack ends a delivery that is handed back before it has begun. The lock is held.
-func (w *holdings) giveBack(h *holding) {
-	w.move(h, heldEnded)
-	w.leaveSubject(h, 0)
-}
+// giveBack ends a delivery that is handed back before it has begun. It holds its subject until it is in
+// the log. The lock is held.
+func (w *holdings) giveBack(h *holding) { w.move(h, heldEnded) }
 
 // takeTrial lets a delivery be tried, if this consumer has stopped itself and it is time. It may begin in
 // a stream that the breaker has paused; then its result decides there as well. The lock is held.
@@ -477,7 +478,7 @@ func still(state holdingState, hs []*holding) []*holding {
 
 // finish ends a delivery that was handed out: its result is on the way into the log (heldEnded), needs
 // no way there (heldGone), or there is none (heldRead). A failed one that is tried again holds its
-// subject for hold. It reports whether another consumer has the entry by now.
+// subject for hold, or untilLogged. It reports whether another consumer has the entry by now.
 func (w *holdings) finish(h *holding, to holdingState, hold time.Duration) (lost bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

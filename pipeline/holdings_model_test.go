@@ -228,11 +228,13 @@ func (m *holdingsModel) begin(*rapid.T) {
 
 func (m *holdingsModel) end(*rapid.T) {
 	if h := m.pick(&m.running); h != nil {
-		m.endOf(h, rapid.IntRange(0, 2).Draw(m.t, "result") == 0)
+		result := rapid.IntRange(0, 3).Draw(m.t, "result")
+		m.endOf(h, result == 0, result == 1)
 	}
 }
 
-func (m *holdingsModel) endOf(h *holding, failed bool) {
+func (m *holdingsModel) endOf(h *holding, failed, faulty bool) {
+	failed = failed || faulty
 	m.w.tried(h, !failed, m.now)
 	if h.probe.Swap(false) {
 		if e := h.of.pause.probed(!failed, m.now); e.ended {
@@ -243,6 +245,10 @@ func (m *holdingsModel) endOf(h *holding, failed bool) {
 	hold := time.Duration(0)
 	if failed {
 		hold = time.Second
+	}
+	if faulty { // it could not be run here
+		m.stop(nil)
+		hold = untilLogged
 	}
 	if m.w.finish(h, heldEnded, hold) {
 		return
@@ -361,7 +367,7 @@ func TestHoldingsRunOnceAndNobodyWaitsForEver(t *testing.T) {
 				m.begin(t)
 			}
 			for _, h := range m.running {
-				m.endOf(h, false)
+				m.endOf(h, false, false)
 			}
 			for _, h := range m.acking {
 				m.ackedOf(h)

@@ -188,6 +188,35 @@ func TestG07ProbeIsNotLeftToAPeer(t *testing.T) {
 	}
 }
 
+// What waits for a place when its consumer stops itself is handed back, and those of its subject when it
+// is in the log, one after the other.
+func TestG09WhatIsHandedBackHoldsItsSubject(t *testing.T) {
+	t.Parallel()
+	var w holdings
+	w.init(1, true)
+	of := &membership{stream: "booking"}
+	of.fresh.Store(math.MaxInt64)
+	now := time.Now()
+	var hs []*holding
+	for ms, subject := range []string{"other", "one", "one", "one"} {
+		hs = append(hs, w.hold(nil, []redisstream.Delivered{{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: uint64(ms)}}}})...)
+		hs[ms].of, hs[ms].Event = of, Event{ID: fmt.Sprint(ms), Subject: subject}
+	}
+	w.enqueue(hs, now)
+	w.next(now) // the first one has the place
+	back, _ := w.stop(pausedBy("me"), now)
+	for i, h := range hs[1:] {
+		if !slices.Equal(back, []*holding{h}) {
+			t.Fatalf("%d are handed back, want the one at %v", len(back), h.ref.ID)
+		}
+		if _, _, early := w.next(now); len(early) > 0 {
+			t.Fatalf("%d more are handed back, and number %d is not in the log", len(early), i)
+		}
+		w.settled(h)
+		_, _, back = w.next(now)
+	}
+}
+
 // holds reports whether an entry is held.
 func (w *holdings) holds(ref redisstream.Ref) bool {
 	w.mu.Lock()

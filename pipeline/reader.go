@@ -226,6 +226,10 @@ func (r *reader) readable(streams []string) []string {
 func (r *reader) read(p readPlan) error {
 	c := r.consumer
 	r.underway.RLock()
+	if c.cfg.Policy.PerSubject && c.hasStopped(p.streams) { // meanwhile: see letBack
+		r.underway.RUnlock()
+		return nil
+	}
 	highest := c.highest(p.streams)
 	asked := time.Now()
 	read, err := r.ask(p)
@@ -248,6 +252,11 @@ func (r *reader) read(p readPlan) error {
 		c.holdings.arrive(c.withoutDone(fresh, p.streams, highest), false)
 	}
 	return err
+}
+
+// hasStopped reports whether none of the streams is to be read any more.
+func (c *consumer) hasStopped(streams []string) bool {
+	return !slices.ContainsFunc(streams, func(s string) bool { return c.mayRead(c.membership(s)) })
 }
 
 // ask asks the log for entries.

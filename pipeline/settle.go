@@ -161,7 +161,9 @@ func (c *consumer) settle(h *holding, err error) {
 		switch {
 		case result.burial != nil:
 			result.burial.Failure = failure
-		case !isWorkerFault(&h.Delivery, err):
+		case isWorkerFault(&h.Delivery, err):
+			hold = untilLogged // it is handed back, and comes by the lane at once
+		default:
 			result.retry.Failure = failure
 			hold = max(result.retry.Delay, time.Millisecond)
 		}
@@ -170,7 +172,11 @@ func (c *consumer) settle(h *holding, err error) {
 		// attempt.
 		to = heldRead
 	}
-	if lost := c.holdings.finish(h, to, hold); to == heldEnded && !lost { // else whoever has it settles it
+	switch lost := c.holdings.finish(h, to, hold); {
+	case to != heldEnded || lost: // whoever has it settles it
+	case hold == untilLogged:
+		c.putBack(result)
+	default:
 		c.acks.put(result)
 	}
 }

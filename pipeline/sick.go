@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"slices"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -9,6 +10,8 @@ import (
 // A consumer that fails while its siblings work, or that can't run its handler at all (WorkerError), is
 // sick: it stops itself instead of pausing the group. It reads nothing and takes nothing over. What it
 // holds and has not begun goes back to the log, as a copy in the lane that keeps its attempt and origin.
+// With Policy.PerSubject it goes back in order: a delivery when the one before it of its subject is in the
+// log, or, where that has failed and is to be tried again, when it is due.
 // It goes on beating, since handlers may still run. From time to time it reads one delivery and tries it,
 // and it goes on after one success.
 //
@@ -36,6 +39,9 @@ func (c *consumer) stop(reason, print string) {
 	c.logger.Error("consumer stops itself, and hands back what it has not begun; one delivery is tried from time to time",
 		"deliveries", len(back), "reason", why.Reason, "hint", "mend or restart this process; others of the group go on")
 	c.handBack(back)
+	if c.cfg.Policy.PerSubject {
+		c.tending.start("hand back", c.letBack)
+	}
 	for _, m := range c.joined() {
 		m.beatSoon() // its record says so
 	}
@@ -69,8 +75,45 @@ func (c *consumer) handBack(hs []*holding) {
 			c.holdings.settled(h)
 			continue
 		}
-		c.acks.put(settlement{h: h, retry: c.handedBack(&h.Delivery)})
+		c.putBack(settlement{h: h, retry: c.handedBack(&h.Delivery)})
 	}
+}
+
+// putBack puts a delivery that is handed back on its way, at once or when letBack says so.
+func (c *consumer) putBack(s settlement) {
+	if !c.holdings.keep(s) {
+		c.acks.put(s)
+	}
+}
+
+// keep keeps a delivery that is handed back until letBack, and reports whether it does.
+func (w *holdings) keep(s settlement) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.keeping {
+		w.kept = append(w.kept, s)
+	}
+	return w.keeping
+}
+
+// letBack lets go what is handed back, when no read is under way that began before this consumer stopped
+// itself. Such a read would bring the first one here once more, and it would go back behind those of its
+// subject that are to come after it.
+func (c *consumer) letBack() {
+	c.mu.Lock()
+	readers := slices.Clone(c.readers)
+	c.mu.Unlock()
+	for _, r := range readers {
+		r.underway.Lock() // the read of it has ended, and none begins
+		defer r.underway.Unlock()
+	}
+	w := &c.holdings
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.kept {
+		c.acks.put(s)
+	}
+	w.keeping, w.kept = false, nil
 }
 
 // handedBack is the delivery as it came, for another consumer.

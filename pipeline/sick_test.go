@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -160,6 +161,52 @@ func TestG09FaultOfAWorkerCostsNoAttempt(t *testing.T) {
 			t.Errorf("%d dead letters; paused: %v", len(dead), c.isPaused("booking"))
 		}
 		_ = faulty.Close()
+	})
+}
+
+// A process that can't run its handler hands back what it holds in the order of each subject: those that
+// waited for another one go behind it, whichever of them had begun.
+func TestG09HandBackKeepsTheOrderOfASubject(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		const subjects, each = 3, 4
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: subjects + 1, Policy: Policy{PerSubject: true}}
+		began, fail := make(chan struct{}, subjects*each), make(chan struct{})
+		faulty := handle(t, b, g, AllStreams, func(context.Context, *Delivery) error {
+			began <- struct{}{}
+			<-fail
+			return &WorkerError{Err: errors.New("./missing.sh: not found")}
+		})
+		c := onlyConsumer(t, b)
+		var all []Event
+		for i := range subjects * each {
+			all = append(all, Event{ID: fmt.Sprint(i / subjects), Source: fmt.Sprint(i % subjects), Type: "booking.created", Subject: fmt.Sprint(i % subjects)})
+		}
+		publish(t, b, all...)
+		for range subjects {
+			within(t, "a handler", began)
+		}
+		held := func() int { return len(c.holdings.heldLong(time.Now())["booking"]) }
+		awaitFact(t, "the others to wait", func() bool { return held() == len(all) })
+		close(fail)
+		awaitFact(t, "it to hand back what it holds", func() bool { return held() == 0 })
+		_ = faulty.Close()
+		if len(began) > 0 {
+			t.Errorf("%d more have begun", len(began))
+		}
+
+		g.InFlight = 1
+		came := make(chan *Delivery)
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { came <- d; return nil })
+		next := map[string]int{}
+		for range all {
+			d := within(t, "a delivery", came)
+			if want := next[d.Event.Subject]; d.Event.ID != fmt.Sprint(want) {
+				t.Errorf("subject %s: got %s, want %d", d.Event.Subject, d.Event.ID, want)
+			}
+			next[d.Event.Subject]++
+		}
+		awaitSettled(t, b, "booking", "g")
 	})
 }
 

@@ -24,6 +24,9 @@ const (
 	// holdMargin is how much longer than until it is due a failed delivery holds its subject: a beat
 	// moves it to the lane, and a read brings it.
 	holdMargin = 2 * beatEvery
+	// untilLogged instead of a time has a delivery hold its subject until its result is in the log. What is
+	// handed back comes again by the lane: those behind it must not get there first.
+	untilLogged time.Duration = -1
 	// apart is how much later than the one before it a delivery that waits in the log is due.
 	apart = time.Millisecond
 )
@@ -109,13 +112,13 @@ func (w *holdings) wentAway(h *holding) {
 }
 
 // leaveSubject ends the turn of a delivery. One that is tried again holds the subject for hold, where
-// that is positive; else the next one has its turn. The lock is held.
+// that is positive; else the next one has its turn, if hold is not untilLogged. The lock is held.
 func (w *holdings) leaveSubject(h *holding, hold time.Duration) {
 	if !w.perSubject || h.Event.Subject == "" {
 		return
 	}
 	s := w.subjects[h.subject()]
-	if s == nil || s.current != h {
+	if s == nil || s.current != h || hold == untilLogged {
 		return
 	}
 	s.current = nil
