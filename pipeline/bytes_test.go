@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -114,6 +116,20 @@ func TestG16ShortHistoryOfLargeEvents(t *testing.T) {
 	}
 }
 
+// openConsumers returns the consumers of the bus.
+func (b *Bus) openConsumers() []*consumer {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.consumers))
+}
+
+// heldNow returns how many entries are held.
+func (w *holdings) heldNow() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.held)
+}
+
 // However many streams have something: whoever has room for one takes one.
 func TestG07RoomForOneTakesOne(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
@@ -138,6 +154,11 @@ func TestG07RoomForOneTakesOne(t *testing.T) {
 				within(t, fmt.Sprint("a delivery to consumer ", i), began[i])
 			}
 			<-time.After(20 * time.Millisecond) // slow handlers: fast ones read ahead what takes 5 ms
+			for _, c := range b.openConsumers() {
+				if n := c.holdings.heldNow(); n > 4 {
+					t.Fatalf("a consumer with one place holds %d deliveries", n)
+				}
+			}
 			for i := range 2 {
 				goOn[i] <- struct{}{}
 			}

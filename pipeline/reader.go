@@ -24,7 +24,8 @@ type reader struct {
 	streams []string
 	busy    []string  // streams that the last read of all of them has brought as much of as it asked for
 	keys    int       // of which it brought entries
-	quiet   bool      // it has waited in vain
+	quiet   time.Time // when it had waited in vain last
+	waited  []string  // for these streams
 	trouble error     // of the last read; nil: it was answered
 	since   time.Time // when the trouble began
 }
@@ -32,6 +33,9 @@ type reader struct {
 const (
 	// heldPage is how many IDs of its own pending list a consumer asks for at once.
 	heldPage = 1000
+	// quietFor is how long nothing is expected to have come since a read waited in vain: readers that wait for
+	// nothing else read again at once.
+	quietFor = 10 * time.Millisecond
 	// nothingToRead is how long a reader waits that may read no stream now.
 	nothingToRead = 100 * time.Millisecond
 	// reconcileEvery is how often a consumer compares its pending list with what it holds, also where no reply was lost that it knows of.
@@ -131,6 +135,7 @@ const (
 // readPlan says what one read asks for.
 type readPlan struct {
 	streams []string
+	of      []string // the same, in the order of the reader
 	count   int
 	inTurn  bool // count is that of all entries, and what there is at once is read first
 	quiet   bool // a moment ago there was nothing
@@ -147,7 +152,7 @@ func (r *reader) plan(streams []string, room int) readPlan {
 	c.mu.Lock()
 	share := len(c.readers)
 	busy := slices.DeleteFunc(slices.Clone(r.busy), func(s string) bool { return !slices.Contains(streams, s) })
-	keys, quiet := r.keys, r.quiet
+	keys, quiet := r.keys, slices.Equal(streams, r.waited) && time.Since(r.quiet) < quietFor
 	r.busy = nil
 	c.mu.Unlock()
 	if c.twins && c.bus.link.isFar() {
@@ -157,12 +162,12 @@ func (r *reader) plan(streams []string, room int) readPlan {
 	switch n := len(streams); {
 	case room < n:
 		first := turn % n
-		streams = append(slices.Clone(streams[first:]), streams[:first]...)
-		return readPlan{streams: streams, count: room, inTurn: true, quiet: quiet, wait: true, all: true}
+		turned := append(slices.Clone(streams[first:]), streams[:first]...)
+		return readPlan{streams: turned, of: streams, count: room, inTurn: true, quiet: quiet, wait: true, all: true}
 	case len(busy) > 0 && len(busy) < n:
 		return readPlan{streams: busy, count: max(1, room/len(busy))}
 	default:
-		return readPlan{streams: streams, count: max(1, room/max(n, keys)), wait: true, all: true}
+		return readPlan{streams: streams, of: streams, count: max(1, room/max(n, keys)), wait: true, all: true}
 	}
 }
 
@@ -278,7 +283,10 @@ func (r *reader) ask(p readPlan) ([]redisstream.Delivered, error) {
 	read, err := c.bus.log.Read(c.reading, c.self, p.streams, p.count, block)
 	if p.wait {
 		c.mu.Lock()
-		r.quiet = err == nil && len(read) == 0
+		r.waited, r.quiet = nil, time.Now()
+		if err == nil && len(read) == 0 {
+			r.waited = p.of
+		}
 		c.mu.Unlock()
 	}
 	return read, err

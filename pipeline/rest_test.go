@@ -21,7 +21,7 @@ import (
 type countedBeats struct {
 	transport
 	beats, promotes, abouts atomic.Int64
-	first                   atomic.Int64 // beats at the stream s0
+	first                   atomic.Int64  // beats at the stream s0
 	stop                    chan struct{} // beats wait until it is closed; nil: they do not
 }
 
