@@ -120,7 +120,7 @@ func (c *consumer) beat(m *membership) (next time.Duration) {
 			c.takeOver(m, dead, b.Waiting > 0)
 		})
 	}
-	return untilNext(say.Next)
+	return untilNext(say.Next, started, c.bus.started)
 }
 
 // noteBeat keeps what became of the last beat, for health, and says it where that is news: that Redis

@@ -24,6 +24,9 @@ const (
 	sayEvery = 30 * time.Second
 	// lateSoon is how late the beat of a peer is that is watched: a beat may take a while.
 	lateSoon = time.Second
+	// restTick is the time at whose multiples those of a process beat that rest, so that they share round
+	// trips: 1,000 memberships that beat every 14 s are 18 scripts at a time, under 1 ms of the server.
+	restTick = 250 * time.Millisecond
 )
 
 // say is what the next beat says. From now on the membership rests, if that is what it says.
@@ -82,10 +85,11 @@ func (m *membership) woken(now time.Time) {
 }
 
 // untilNext is when to beat who has promised a beat within the given time. Those who rest do not all
-// beat at the same time.
-func untilNext(promised time.Duration) time.Duration {
+// beat at the same time, but some of them, and others of another process, which began at another time.
+func untilNext(promised time.Duration, now, began time.Time) time.Duration {
 	if promised == beatEvery {
 		return promised
 	}
-	return promised - rand.N(promised/8)
+	next := now.Sub(began) + promised - rand.N(promised/8)
+	return next.Truncate(restTick) - now.Sub(began)
 }

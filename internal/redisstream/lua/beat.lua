@@ -24,12 +24,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = now + tonumber(ARGV[3])
 redis.call('ZADD', KEYS[1], due - due % 4 + tonumber(ARGV[4]), ARGV[2])
 local record = 'consumer:' .. ARGV[1] .. ':' .. ARGV[2]
-local unknown = 0
-if ARGV[5] ~= '' then
-  redis.call('HSET', KEYS[2], record, ARGV[5])
-else
-  unknown = 1 - redis.call('HEXISTS', KEYS[2], record)
-end
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], record, ARGV[5]) end
 
 -- What is pending, with whom. Where nothing is, that costs nothing.
 local own, stranger = 0, 0
@@ -56,7 +51,7 @@ local pending, oldest = look(KEYS[6])
 -- before walks the whole stream where there is none, and reads a payload where there is. Where nothing
 -- is pending it is the last entry that somebody was given. It is written only where it has moved, for
 -- the sake of the append-only file.
-local about = redis.call('HMGET', KEYS[2], 'version:' .. ARGV[1], 'paused:' .. ARGV[1], 'frontier:' .. ARGV[1])
+local about = redis.call('HMGET', KEYS[2], 'version:' .. ARGV[1], 'paused:' .. ARGV[1], 'frontier:' .. ARGV[1], record)
 local frontier = about[3]
 if pending > 0 then
   frontier = before(oldest)
@@ -74,14 +69,18 @@ if frontier ~= about[3] then redis.call('HSET', KEYS[2], 'frontier:' .. ARGV[1],
 
 -- Those who defer deliveries have them moved when they are due. What is due now was deferred by somebody who is gone, or is about to be
 -- moved.
-if redis.call('ZCOUNT', KEYS[3], '-inf', now) > 0 then
-  promoteDue(KEYS[3], KEYS[4], now, tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]))
+local waiting, failing = 0, 0
+if redis.call('EXISTS', KEYS[3], KEYS[5], KEYS[7]) > 0 then
+  if redis.call('ZCOUNT', KEYS[3], '-inf', now) > 0 then
+    promoteDue(KEYS[3], KEYS[4], now, tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]))
+  end
+  waiting, failing = redis.call('ZCARD', KEYS[5]), redis.call('EXISTS', KEYS[7])
 end
 
 local version = tonumber(about[1] or 0)
 local result = {
   version, version ~= tonumber(ARGV[6]) and redis.call('HGET', KEYS[2], 'patterns:' .. ARGV[1]) or '', about[2] or '',
-  redis.call('ZCARD', KEYS[5]), redis.call('EXISTS', KEYS[7]), unknown, own, stranger, redis.call('ZCARD', KEYS[1]), now,
+  waiting, failing, about[4] and 0 or 1, own, stranger, redis.call('ZCARD', KEYS[1]), now,
 }
 local soon = ARGV[8] == '1' and '+inf' or now + tonumber(ARGV[9])
 local peers = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', soon, 'WITHSCORES')
