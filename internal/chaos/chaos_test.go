@@ -40,10 +40,14 @@ func TestMain(m *testing.M) {
 	os.Exit(redistest.Run(m))
 }
 
+// workerReady is the line that a worker writes when SIGTERM makes it drain.
+const workerReady = "ready"
+
 // workerMain is a worker process. It drains at SIGTERM, and ends at once when the driver is gone.
 func workerMain(addr string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	fmt.Println(workerReady)
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)

@@ -83,7 +83,8 @@ func newDriver(t *testing.T, workers int) *driver {
 type worker struct {
 	cmd   *exec.Cmd
 	pid   int
-	log   bytes.Buffer // what it said; read it after it has ended
+	log   bytes.Buffer  // what it said; read it after it has ended
+	ready chan struct{} // closed when SIGTERM makes it drain
 	ended chan struct{}
 }
 
@@ -105,7 +106,7 @@ func (d *driver) cure() {
 // start starts a worker process with variables in its environment.
 func (d *driver) start(variables ...string) *worker {
 	d.t.Helper()
-	w := &worker{ended: make(chan struct{})}
+	w := &worker{ready: make(chan struct{}), ended: make(chan struct{})}
 	w.cmd = exec.Command(os.Args[0])
 	w.cmd.Env = append(os.Environ(), workerVariable+"="+d.server.Addr())
 	w.cmd.Env = append(w.cmd.Env, variables...)
@@ -124,6 +125,10 @@ func (d *driver) start(variables ...string) *worker {
 	w.pid = w.cmd.Process.Pid
 	d.readers.Go(func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if lines.Text() == workerReady {
+				close(w.ready)
+				continue
+			}
 			var r Record
 			if json.Unmarshal(lines.Bytes(), &r) == nil { // else the process was killed in the middle of a line
 				d.note(w.pid, r)
@@ -407,6 +412,10 @@ func (d *driver) killAll() {
 // stop lets a worker drain.
 func (d *driver) stop(w *worker) {
 	d.drop(w)
+	select { // before that it would end without a drain
+	case <-w.ready:
+	case <-w.ended:
+	}
 	d.mishap("stopped", w.pid, func() {
 		_ = w.cmd.Process.Signal(syscall.SIGTERM)
 		select {
