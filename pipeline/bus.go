@@ -83,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.log = b.local
 	}
 	if cfg.Redis != nil {
-		b.redis = redisstream.New(redisstream.Config{Redis: cfg.Redis, Namespace: cfg.Namespace, MaxLen: 2 * cfg.HardMaxLen})
+		b.redis = redisstream.New(redisstream.Config{Redis: cfg.Redis, Namespace: cfg.Namespace, MaxLen: 2 * cfg.HardMaxLen, Appends: cfg.Writers})
 		b.log = b.redis
 		b.confirmed, b.rewind = newConfirmed(cfg.RestoreEvents), make(chan struct{}, 1)
 		b.ending, b.looked = make(chan struct{}), make(chan struct{})

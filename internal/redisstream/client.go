@@ -17,6 +17,7 @@ type Config struct {
 	Redis     *redis.UniversalOptions // where the server is
 	Namespace string                  // prefix of every key, may be empty
 	MaxLen    int64                   // emergency limit of a stream's length, enforced by each append
+	Appends   int                     // how many appends are under way at once as a rule
 }
 
 // Client speaks to Redis for one bus. It is safe for concurrent use.
@@ -50,7 +51,7 @@ const (
 // New returns a client. It does not connect; the first command does.
 func New(cfg Config) *Client {
 	c := &Client{namespace: cfg.Namespace, maxLen: strconv.FormatInt(cfg.MaxLen, 10)}
-	c.appends = redis.NewUniversalClient(options(cfg.Redis, keep(3)))
+	c.appends = redis.NewUniversalClient(options(cfg.Redis, keep(max(1, cfg.Appends))))
 	c.blocking = redis.NewUniversalClient(options(cfg.Redis, func(o *redis.UniversalOptions) {
 		o.ReadTimeout = MaxBlock + time.Second
 		o.PoolSize = 4096 // each blocked reader holds one; connections are made on demand
