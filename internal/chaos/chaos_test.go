@@ -23,7 +23,7 @@ var (
 	seed     = flag.Uint64("chaos.seed", 0, "of the choice of what is broken; 0: a new one")
 	workers  = flag.Int("chaos.workers", 3, "worker processes")
 	rate     = flag.Int("chaos.rate", 400, "events per second")
-	grace    = flag.Duration("chaos.grace", 250*time.Millisecond, "how long a result may take to reach Redis: beside other tests longer than the 50 ms of make chaos")
+	grace    = flag.Duration("chaos.grace", 600*time.Millisecond, "how long a result may take to reach Redis: beside other tests longer than the 50 ms of make chaos")
 	losses   = flag.Bool("chaos.losses", false, "destroy groups as well")
 )
 
