@@ -2,6 +2,7 @@ package redisstream
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -52,10 +53,25 @@ func (b *batches) run(ctx context.Context, script *redis.Script, keys []string, 
 	case <-call.done:
 		return call.reply
 	case <-ctx.Done():
+	}
+	if b.drop(call) {
 		gaveUp := redis.NewCmd(ctx)
 		gaveUp.SetErr(context.Cause(ctx))
 		return gaveUp
 	}
+	<-call.done // it is on its way: a beat that came after its consumer has left would bring it back
+	return call.reply
+}
+
+// drop takes a call back, if it was not sent yet.
+func (b *batches) drop(call *batchCall) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.Index(b.waiting, call)
+	if i >= 0 {
+		b.waiting = slices.Delete(b.waiting, i, i+1)
+	}
+	return i >= 0
 }
 
 // send sends what waits until nothing does.
@@ -103,7 +119,7 @@ func (b *batches) take() (batch []*batchCall) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := min(len(b.waiting), batchMost)
-	batch, b.waiting = b.waiting[:n:n], b.waiting[n:]
+	batch, b.waiting = slices.Clone(b.waiting[:n]), b.waiting[n:]
 	if n == 0 {
 		b.waiting = nil
 		b.senders--

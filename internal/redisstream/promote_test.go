@@ -1,7 +1,9 @@
 package redisstream
 
 import (
+	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -231,5 +233,67 @@ func TestG12BeatsShareRoundTrips(t *testing.T) {
 	}
 	if conns := c.beats.PoolStats().TotalConns; conns > batchSenders {
 		t.Errorf("%d connections, want %d at most", conns, batchSenders)
+	}
+}
+
+// A caller that gives up while its script is on its way waits for the answer: a beat that came after its
+// consumer has left would make it look alive, and what it left behind look like that of a dead one. One
+// that was not sent yet is never sent.
+func TestG12NoBeatComesAfterItsCallerHasGivenUp(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client, c, consumer := server.Client(t), connect(t, server, ""), Consumer{Group: "g", Name: "c"}
+	join(t, c, consumer)
+	server.Freeze(t)
+	ctx, giveUp := context.WithCancel(t.Context())
+	const n = 20
+	gaveUp := make(chan error, n)
+	for range n {
+		go func() { _, err := c.Beat(ctx, consumer, "booking", Say{}); gaveUp <- err }()
+	}
+	awaitSenders(t, &c.batches)
+	giveUp()
+	returned := 0
+	for soon := time.After(200 * time.Millisecond); soon != nil; {
+		select {
+		case <-gaveUp:
+			returned++
+		case <-soon:
+			soon = nil
+		}
+	}
+	if returned > n-batchSenders {
+		t.Errorf("%d of %d callers gave up, those as well whose beats are on their way", returned, n)
+	}
+	server.Thaw(t)
+	for range n - returned {
+		<-gaveUp
+	}
+	if err := c.Leave(t.Context(), consumer, "booking"); err != nil {
+		t.Fatal(err)
+	}
+	client.ConfigResetStat(t.Context())
+	if _, err := c.Beat(t.Context(), Consumer{Group: "g", Name: "another"}, "booking", Say{}); err != nil {
+		t.Fatal(err)
+	}
+	if alive := client.ZRange(t.Context(), c.aliveKey("booking", "g"), 0, -1).Val(); len(alive) != 1 || alive[0] != "another" {
+		t.Errorf("%v beat, want another alone", alive)
+	}
+}
+
+// awaitSenders waits until both senders are under way.
+func awaitSenders(t *testing.T, b *batches) {
+	t.Helper()
+	for {
+		b.mu.Lock()
+		senders := b.senders
+		b.mu.Unlock()
+		if senders == batchSenders {
+			return
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("no sender is under way")
+		}
+		runtime.Gosched()
 	}
 }
