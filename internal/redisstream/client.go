@@ -147,7 +147,7 @@ var (
 
 func load(name string) *redis.Script { return redis.NewScript(source(name)) }
 
-// source returns a script. A line "-- include NAME" of it stands for the functions in lua/NAME.lua,
+// source returns a script. A line "-- include NAME" of it stands for what lua/NAME.lua says,
 // which several scripts have in common: Redis has no other way for scripts to share any.
 func source(name string) string {
 	text, err := sources.ReadFile("lua/" + name + ".lua")
@@ -156,7 +156,7 @@ func source(name string) string {
 	}
 	lines := strings.Split(string(text), "\n")
 	for i, line := range lines {
-		if of, ok := strings.CutPrefix(line, "-- include "); ok {
+		if of, ok := strings.CutPrefix(strings.TrimSpace(line), "-- include "); ok {
 			lines[i] = source(of)
 		}
 	}

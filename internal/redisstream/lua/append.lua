@@ -9,8 +9,6 @@
 --         that came late.
 --
 -- Without flags a script is refused as a whole under OOM, so messages are appended all or none.
---
--- include trim
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = 0
 if mark then
@@ -34,7 +32,8 @@ end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. first)
 -- MAXLEN at XADD would stand in the append-only file with the length at this moment. Where that was cut within a transaction, Redis executes its first half
 -- together with the next one at the second start after: with an entry more, so the oldest one would be trimmed for it.
-trim(KEYS[1], KEYS[3], ARGV[3])
+local meta, limit = KEYS[3], ARGV[3]
+-- include trim
 
 -- A new writer pays for the old ones: a sample of the marks is looked at, and those of 30 days ago go. A process has a
 -- new writer at each start, so the hash stays about as large as the number of starts in 30 days.

@@ -8,8 +8,6 @@
 -- Result  the writer's last sequence until now, 0 if it had none; and for each message: 0 appended, 1 was there already, 2 the key was used for
 --         something else; its position; its event ID. A repetition of the writer's last sequence is answered like the first time. Error
 --         STALE: an earlier sequence, a packet that came late.
---
--- include trim
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = mark and tonumber(mark:match('^%d+')) or 0
 local sequence = tonumber(ARGV[2])
@@ -51,10 +49,11 @@ end
 if not repeated then
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. (first or now .. '-0'))
 end
-trim(KEYS[1], KEYS[5], ARGV[3])
-local over = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[4])
-if over > 0 then
-  forget(redis.call('ZRANGE', KEYS[3], 0, over - 1))
-  redis.call('HINCRBY', KEYS[5], 'seenlost', over)
+local meta, limit = KEYS[5], ARGV[3]
+-- include trim
+local surplus = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[4])
+if surplus > 0 then
+  forget(redis.call('ZRANGE', KEYS[3], 0, surplus - 1))
+  redis.call('HINCRBY', KEYS[5], 'seenlost', surplus)
 end
 return { last, result }

@@ -6,8 +6,6 @@
 -- ARGV  1 spool  2 sequence of the last append that the caller knows of, 0: of none  3 sequence of this one  4 emergency limit of the
 --       stream's length  then for each message: uuid, metadata, payload
 -- Result  1 appended, 0 the last append is another one and nothing was done; the sequence of the last append; the ID of the first message
---
--- include trim
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = mark and mark:match('^%d+') or '0'
 if last ~= ARGV[2] then return { 0, last, '' } end
@@ -18,5 +16,6 @@ for i = 5, #ARGV, 3 do
   first = first or id
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. first)
-trim(KEYS[1], KEYS[3], ARGV[4])
+local meta, limit = KEYS[3], ARGV[4]
+-- include trim
 return { 1, ARGV[3], first }
