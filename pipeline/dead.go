@@ -56,59 +56,59 @@ func (q DeadQuery) matches(d *DeadLetter) bool {
 		(q.CorrelationID == "" || q.CorrelationID == d.Event.CorrelationID)
 }
 
-const deadPage = 100
+// deadRange reads the dead letters of a group, as a pager does.
+type deadRange struct {
+	log   deadLog
+	group string
+}
 
-// DeadLetters yields the dead letters that q selects. It reads page by page; an error is yielded once, as the last thing.
+func (l deadRange) Range(ctx context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error) {
+	return l.log.Dead(ctx, stream, l.group, from, to, count, reverse)
+}
+
+// DeadLetters yields the dead letters that q selects. It reads page by page, of up to 256 letters or about
+// 4 MiB; an error is yielded once, as the last thing.
 func (b *Bus) DeadLetters(ctx context.Context, q DeadQuery) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		if err := checkStreamGroup(q.Stream, q.Group); err != nil {
 			yield(DeadLetter{}, err)
 			return
 		}
-		from, to := redisstream.ID{}, redisstream.MaxID
+		p := &pager{source: deadRange{b.log, q.Group}, stream: q.Stream, to: redisstream.MaxID, reverse: q.Newest, count: firstCount(q.Limit)}
 		if !q.Since.IsZero() {
-			from = At(q.Since).bound()
+			p.from = At(q.Since).bound()
 		}
 		if !q.Until.IsZero() {
-			to = At(q.Until).bound().Prev()
+			p.to = At(q.Until).bound().Prev()
 		}
 		if q.After != "" {
 			id, err := redisstream.ParseID(string(q.After))
-			switch {
-			case err != nil:
+			if err != nil {
 				yield(DeadLetter{}, fmt.Errorf("after %q: %w", q.After, err))
 				return
-			case q.Newest && id.Prev().Compare(to) < 0:
-				to = id.Prev()
-			case !q.Newest && id.Next().Compare(from) > 0:
-				from = id.Next()
 			}
+			p.goOn(id, false)
 		}
-		for n := 0; from.Compare(to) <= 0; {
-			entries, err := b.log.Dead(ctx, q.Stream, q.Group, from, to, deadPage, q.Newest)
+		p.done = p.done || p.from.Compare(p.to) > 0
+		for n := 0; ; {
+			entry, ok, err := p.head(ctx)
 			if err != nil {
 				yield(DeadLetter{}, b.redisError("read dead letters of group "+q.Group+" of", q.Stream, err))
 				return
 			}
-			for _, e := range entries {
-				d := b.deadLetter(q.Stream, q.Group, e)
-				if !q.matches(&d) {
-					continue
-				}
-				if !yield(d, nil) {
-					return
-				}
-				if n++; n == q.Limit {
-					return
-				}
-			}
-			if len(entries) < deadPage {
+			if !ok {
 				return
 			}
-			if last := entries[len(entries)-1].ID; q.Newest {
-				to = last.Prev()
-			} else {
-				from = last.Next()
+			p.take()
+			d := b.deadLetter(q.Stream, q.Group, entry)
+			if !q.matches(&d) {
+				continue
+			}
+			if !yield(d, nil) {
+				return
+			}
+			if n++; n == q.Limit {
+				return
 			}
 		}
 	}

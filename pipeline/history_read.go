@@ -94,14 +94,6 @@ func (b *Bus) newHistory(ctx context.Context, q Query) (*historyRead, error) {
 	return h, nil
 }
 
-// firstPage is how many entries are asked for at first: no more than are wanted, for they may be large.
-func (h *historyRead) firstPage() int {
-	if h.query.Limit > 0 {
-		return min(firstPage, h.query.Limit)
-	}
-	return firstPage
-}
-
 func checkQuery(q *Query, b *Bus) (err error) {
 	invalid := &ValidationError{}
 	fault := func(field string, reason any) {
@@ -188,7 +180,8 @@ func (h *historyRead) addStream(ctx context.Context, stream string, later bool) 
 	var pagers []*pager
 	for _, log := range h.bus.sources(h.query.Source) {
 		p := &pager{
-			log: log, local: log == streamLog(h.bus.local), stream: stream, from: h.since, to: h.until, reverse: h.query.Newest, count: h.firstPage(),
+			source: log, log: log, local: log == streamLog(h.bus.local), stream: stream,
+			from: h.since, to: h.until, reverse: h.query.Newest, count: firstCount(h.query.Limit),
 		}
 		if err := h.leaveOut(p, h.place(ctx, p, later)); err != nil {
 			return err

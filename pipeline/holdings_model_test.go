@@ -338,13 +338,16 @@ func TestHoldingsRunOnceAndNobodyWaitsForEver(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := newHoldingsModel(t)
-		t.Repeat(map[string]func(*rapid.T){
+		actions := map[string]func(*rapid.T){
 			"publish": m.publish, "read": m.read, "deliver": m.deliver, "deliver more": m.deliver, "raised": m.raised,
 			"begin": m.begin, "begin more": m.begin, "end": m.end, "acked": m.acked, "lose": m.lose, "give back": m.giveBack,
 			"pause": m.pause, "stop": m.stop, "pass on": m.passOn, "stale": m.stale, "beat": m.beat,
 			"time": func(*rapid.T) { m.now = m.now.Add(2 * time.Second) },
 			"":     m.check,
-		})
+		}
+		for range 4 { // each has about 30 steps: what goes wrong may take more
+			t.Repeat(actions)
+		}
 		for _, of := range m.streams {
 			if of.pause.heard("", m.now.Add(time.Hour)); !of.pause.isPaused() {
 				m.w.resume(of)

@@ -6,10 +6,16 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
+// ranger has entries that can be read in the order of their IDs, both ways; see streamLog.
+type ranger interface {
+	Range(ctx context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error)
+}
+
 // pager reads one stream of one log in one direction, page by page.
 type pager struct {
-	log      streamLog
-	local    bool // the log is the memory of this process
+	source   ranger
+	log      streamLog // of a history: the source
+	local    bool      // the log is the memory of this process
 	stream   string
 	from, to redisstream.ID // what is left to read, both included
 	reverse  bool
@@ -29,6 +35,15 @@ const (
 	pageBytes = 4 << 20
 )
 
+// firstCount returns how many entries to ask for first: no more than are wanted, for they may be large. A
+// limit of 0 is none.
+func firstCount(limit int) int {
+	if limit > 0 {
+		return min(firstPage, limit)
+	}
+	return firstPage
+}
+
 // nextPage returns how many entries to ask for next, where count were asked for and these came.
 func nextPage(count int, page []redisstream.Entry) int {
 	if len(page) == 0 {
@@ -47,7 +62,7 @@ func nextPage(count int, page []redisstream.Entry) int {
 // head returns the next entry without taking it; false at the end.
 func (p *pager) head(ctx context.Context) (redisstream.Entry, bool, error) {
 	if len(p.page) == 0 && !p.ended && !p.done {
-		page, err := p.log.Range(ctx, p.stream, p.from, p.to, p.count, p.reverse)
+		page, err := p.source.Range(ctx, p.stream, p.from, p.to, p.count, p.reverse)
 		if err != nil {
 			return redisstream.Entry{}, false, err
 		}

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -105,6 +106,20 @@ func matchAny(patterns []string, eventType string) bool {
 		}
 	}
 	return false
+}
+
+// coversAll reports whether each type that one of the others matches is matched by one of the patterns; false
+// also where it takes several of them to cover another one.
+func coversAll(patterns, others []string) bool {
+	return !slices.ContainsFunc(others, func(other string) bool {
+		return !slices.ContainsFunc(patterns, func(p string) bool { return covers(p, other) })
+	})
+}
+
+// covers reports whether the pattern matches each type that the other one matches. A pattern matches "*" as
+// any segment; only one that ends with "**" covers another one that does.
+func covers(pattern, other string) bool {
+	return (strings.HasSuffix(pattern, "**") || !strings.HasSuffix(other, "**")) && Match(pattern, other)
 }
 
 // matchesStream reports whether the pattern may match types of the stream.

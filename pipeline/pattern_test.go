@@ -104,3 +104,38 @@ func TestMatchingTypesStandInMatchingStreams(t *testing.T) {
 		}
 	})
 }
+
+// Whatever a pattern covers matches no type that it does not match itself.
+func TestCovers(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		pattern, other string
+		want           bool
+	}{
+		{"booking.*", "booking.created", true}, {"booking.**", "booking.*.done", true}, {"booking.**", "booking.**", true},
+		{"*.created", "booking.created", true}, {"booking.**", "booking.created.**", true}, {"**", "booking.**", true},
+		{"booking.created", "booking.*", false}, {"booking.*", "booking.**", false}, {"booking.*.**", "booking.**", false},
+		{"booking.**", "booking", false}, {"booking.**", "invoice.**", false}, {"**", "system.**", false},
+	} {
+		if got := covers(test.pattern, test.other); got != test.want {
+			t.Errorf("%s covers %s: %v, want %v", test.pattern, test.other, got, test.want)
+		}
+	}
+	segment := rapid.SampledFrom([]string{"system", "a", "b", "*"})
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(of *rapid.Generator[string], label string) string {
+			return strings.Join(rapid.SliceOfN(of, 1, 4).Draw(t, label), ".")
+		}
+		pattern, other := draw(segment, "pattern"), draw(segment, "other")
+		if rapid.Bool().Draw(t, "**") {
+			pattern += ".**"
+		}
+		if rapid.Bool().Draw(t, "**") {
+			other += ".**"
+		}
+		eventType := draw(rapid.SampledFrom([]string{"system", "a", "b"}), "type")
+		if covers(pattern, other) && Match(other, eventType) && !Match(pattern, eventType) {
+			t.Fatalf("%s does not match %s, as %s does", pattern, eventType, other)
+		}
+	})
+}

@@ -15,7 +15,8 @@ type Pause struct {
 	By          string    `json:"by"` // PausedByOperator, PausedByBreaker
 	Reason      string    `json:"reason"`
 	Since       time.Time `json:"since"`
-	Consumer    string    `json:"consumer,omitempty"`    // of the breaker: who tries one delivery from time to time
+	Consumer    string    `json:"consumer,omitempty"`    // of the breaker: who tries the next delivery; empty: nobody yet
+	TriedAt     time.Time `json:"triedAt,omitzero"`      // of the breaker: when one was tried last, and failed
 	Fingerprint string    `json:"fingerprint,omitempty"` // of the breaker: of the failures
 }
 
@@ -140,7 +141,7 @@ func (c *consumer) inherit(m *membership, peers, dead []redisstream.Peer) {
 	others := living(peers, dead)
 	c.pausing(m, func(p *pausing) pauseEffect {
 		if c.holdings.own.isPaused() {
-			return p.proberStops()
+			return p.leaveProbes()
 		}
 		m.parked = still(heldPaused, m.parked)
 		canTry := len(m.parked) > 0 || len(others) == 0
@@ -155,7 +156,9 @@ func (c *consumer) probed(h *holding, succeeded bool) {
 	}
 	c.pausing(h.of, func(p *pausing) (e pauseEffect) {
 		if h.probe.Swap(false) {
-			e = p.probed(succeeded, time.Now())
+			if e = p.probed(succeeded, time.Now()); !succeeded {
+				e = p.leaveProbes()
+			}
 		}
 		return e
 	})

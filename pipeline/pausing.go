@@ -9,29 +9,34 @@ import "time"
 //
 // The consumer that is named in a pause by the breaker, the prober, tries one delivery from time to time,
 // the probe. A pause that names none, or one that is gone, is vacant, and another consumer takes it on.
+// After a probe that fails the prober leaves the next one to another: what was away for all may be away
+// for this consumer alone by now, which no other would find out.
 // What this consumer decides counts at once, and until it is written in the log, words from there are
 // older than the decision.
 type pausing struct {
-	self    string        // the name of this consumer
-	text    string        // as it is written; empty: the group is not paused
-	pause   Pause         // what the text says
-	wait    time.Duration // until the probe after the next one
-	probeAt time.Time     // of the next probe, where this consumer makes it; zero: it does not
-	probing bool          // a probe is under way
-	writing string        // "": nothing; else a decision is being written
-	inherit Pause         // the decision, where it is to make the probes from now on
-	written time.Time     // when a decision was written last
-	vacant  time.Time     // since when nobody is known to make the probes; zero: somebody makes them
+	self    string    // the name of this consumer
+	text    string    // as it is written; empty: the group is not paused
+	pause   Pause     // what the text says
+	probeAt time.Time // of the next probe, where this consumer makes it; zero: it does not
+	probing bool      // a probe is under way
+	writing string    // "": nothing; else a decision is being written
+	inherit Pause     // the decision, where it is to make the probes from now on
+	written time.Time // when a decision was written last
+	vacant  time.Time // since when nobody is known to make the probes; zero: somebody makes them
+	left    bool      // they are vacant since this consumer has left them to others
 }
 
 const (
-	probeFirst = 5 * time.Second // after that a paused group tries one delivery; it doubles …
-	probeMost  = time.Minute     // … up to that
+	// A paused group tries one delivery after probeFirst, and then after as long as it was paused when it
+	// tried the last one, at most probeMost: after 5, 10, 20, 40, 80, 140 s.
+	probeFirst = 5 * time.Second
+	probeMost  = time.Minute
 	// proberIdle is how long a prober has nothing to try, when it is time, before it gives the probes
 	// up: what fails may be of types that others handle, and it would wait for its own for ever.
 	proberIdle = 5 * beatEvery
 	// vacantFor is how long a consumer that has nothing to try leaves vacant probes to those that have
-	// something: they hear of it with their next beat.
+	// something: they hear of it with their next beat. One that has left the probes to others leaves them
+	// for twice as long.
 	vacantFor = beatEvery + 500*time.Millisecond
 )
 
@@ -66,14 +71,22 @@ func (p *pausing) heard(text string, asked time.Time) (e pauseEffect) {
 		return e
 	}
 	p.text, p.pause = text, *parsePause(text)
-	if e.began {
-		p.wait = probeFirst
-	}
-	p.probeAt, p.vacant = time.Time{}, time.Time{}
-	if p.isProber() {
-		p.probeAt = asked.Add(p.wait)
-	}
+	p.plan(asked)
 	return e
+}
+
+// plan looks who is to make the probes, and where it is this consumer, when to make the next one.
+func (p *pausing) plan(now time.Time) {
+	p.probeAt, p.vacant = time.Time{}, time.Time{}
+	p.left = p.left && p.pause.Consumer == ""
+	if !p.isProber() {
+		return
+	}
+	p.probeAt = now.Add(probeFirst)
+	if tried := p.pause.TriedAt; !tried.IsZero() {
+		next := tried.Add(min(max(tried.Sub(p.pause.Since), probeFirst), probeMost))
+		p.probeAt = now.Add(min(max(next.Sub(now), 0), probeMost)) // the clock that says it may be another one
+	}
 }
 
 func (p *pausing) isProber() bool {
@@ -96,7 +109,8 @@ func (p *pausing) tripped(pause Pause, now time.Time) (e pauseEffect) {
 	if p.isPaused() || p.writing != "" {
 		return e
 	}
-	p.text, p.pause, p.wait, p.probeAt = pause.text(), pause, probeFirst, now.Add(probeFirst)
+	p.text, p.pause = pause.text(), pause
+	p.plan(now)
 	p.writing = writingPause
 	return pauseEffect{began: true, write: &pauseWrite{"", p.text}}
 }
@@ -136,10 +150,8 @@ func (p *pausing) probed(succeeded bool, now time.Time) (e pauseEffect) {
 		p.writing = writingResume
 		return e
 	}
-	if !p.probeAt.IsZero() {
-		p.wait = min(2*p.wait, probeMost)
-		p.probeAt = now.Add(p.wait)
-	}
+	p.pause.TriedAt = now
+	p.plan(now)
 	return e
 }
 
@@ -161,17 +173,25 @@ func (p *pausing) looked(proberLives, canTry bool, now time.Time) (e pauseEffect
 		return e
 	}
 	setDefault(&p.vacant, now)
-	if !canTry && now.Sub(p.vacant) < vacantFor {
+	leave := time.Duration(0)
+	switch {
+	case p.left:
+		leave = 2 * vacantFor
+	case !canTry:
+		leave = vacantFor
+	}
+	if now.Sub(p.vacant) < leave {
 		return e
 	}
 	return p.appoint(p.self)
 }
 
-// proberStops says that this consumer wants to make no probes any more: another one inherits them.
-func (p *pausing) proberStops() (e pauseEffect) {
+// leaveProbes says that this consumer is not to make the next probe: another one inherits it.
+func (p *pausing) leaveProbes() (e pauseEffect) {
 	if !p.isProber() || p.writing != "" {
 		return e
 	}
+	p.left = true
 	return p.appoint("")
 }
 
@@ -187,10 +207,7 @@ func (p *pausing) appoint(consumer string) pauseEffect {
 func (p *pausing) wrote(done bool, now time.Time) {
 	if p.writing == writingInherit && done {
 		p.pause, p.text = p.inherit, p.inherit.text()
-		p.wait, p.probeAt, p.vacant = probeFirst, time.Time{}, time.Time{}
-		if p.isProber() {
-			p.probeAt = now.Add(probeFirst)
-		}
+		p.plan(now)
 	}
 	p.writing, p.written = "", now
 }

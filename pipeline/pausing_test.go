@@ -20,6 +20,9 @@ func TestPausing(t *testing.T) {
 	at := func(seconds int) time.Time { return begin.Add(time.Duration(seconds) * time.Second) }
 	operator := Pause{By: PausedByOperator, Reason: "maintenance"}.text()
 	mine, theirs := pausedBy("me"), pausedBy("peer")
+	mine.Since, theirs.Since = begin, begin
+	vacant := mine
+	vacant.Consumer = ""
 	type want struct {
 		paused bool
 		effect pauseEffect
@@ -38,6 +41,18 @@ func TestPausing(t *testing.T) {
 	tripped := func(p *pausing) pauseEffect { return p.tripped(mine, at(0)) }
 	looked := func(proberLives, canTry bool, seconds int) func(p *pausing) pauseEffect {
 		return func(p *pausing) pauseEffect { return p.looked(proberLives, canTry, at(seconds)) }
+	}
+	takes := func(seconds int) func(p *pausing) pauseEffect {
+		return func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(seconds))} }
+	}
+	fails := func(seconds int) func(p *pausing) pauseEffect {
+		return func(p *pausing) pauseEffect { return p.probed(false, at(seconds)) }
+	}
+	// tried is what is written when a probe has failed and the next one is that of a consumer.
+	tried := func(consumer string, seconds int) string {
+		p := mine
+		p.Consumer, p.TriedAt = consumer, at(seconds)
+		return p.text()
 	}
 	began, ended := pauseEffect{began: true}, pauseEffect{ended: true}
 	trips := pauseEffect{began: true, write: &pauseWrite{"", mine.text()}}
@@ -65,27 +80,65 @@ func TestPausing(t *testing.T) {
 			{"the breaker trips", tripped, want{true, trips}},
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
 			{"the operator pauses", heard(operator, 2), want{true, pauseEffect{}}},
-			{"no probe any more", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(100))} }, want{true, pauseEffect{}}},
+			{"no probe any more", takes(100), want{true, pauseEffect{}}},
 			{"a probe from before succeeds", func(p *pausing) pauseEffect { return p.probed(true, at(100)) }, want{true, pauseEffect{}}},
 		},
 		"probes double, and the first success resumes": {
 			{"the breaker trips", tripped, want{true, trips}},
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
-			{"too early", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(4))} }, want{true, pauseEffect{}}},
-			{"the first probe", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(5))} }, want{true, began}},
-			{"no second one beside it", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(60))} }, want{true, pauseEffect{}}},
-			{"it fails", func(p *pausing) pauseEffect { return p.probed(false, at(6)) }, want{true, pauseEffect{}}},
-			{"10 s are not over", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(15))} }, want{true, pauseEffect{}}},
-			{"the second probe", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(16))} }, want{true, began}},
-			{"it succeeds", func(p *pausing) pauseEffect { return p.probed(true, at(17)) }, want{false, resumes}},
-			{"it is written", wrote(true, 18), want{false, pauseEffect{}}},
+			{"too early", takes(4), want{true, pauseEffect{}}},
+			{"the first probe", takes(5), want{true, began}},
+			{"no second one beside it", takes(60), want{true, pauseEffect{}}},
+			{"it fails", fails(6), want{true, pauseEffect{}}},
+			{"6 s are not over", takes(11), want{true, pauseEffect{}}},
+			{"the second probe", takes(12), want{true, began}},
+			{"it fails", fails(70), want{true, pauseEffect{}}},
+			{"a minute is not over", takes(129), want{true, pauseEffect{}}},
+			{"the third probe", takes(130), want{true, began}},
+			{"it succeeds", func(p *pausing) pauseEffect { return p.probed(true, at(131)) }, want{false, pauseEffect{ended: true, write: &pauseWrite{mine.text(), ""}}}},
+			{"it is written", wrote(true, 132), want{false, pauseEffect{}}},
+		},
+		"G09: whoever has failed leaves the next probe to another": {
+			{"the breaker trips", tripped, want{true, trips}},
+			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
+			{"the first probe", takes(5), want{true, began}},
+			{"it fails", fails(6), want{true, pauseEffect{}}},
+			{"it is left", (*pausing).leaveProbes, want{true, pauseEffect{write: &pauseWrite{mine.text(), tried("", 6)}}}},
+			{"it is written", wrote(true, 7), want{true, pauseEffect{}}},
+			{"nobody makes the probes", looked(false, true, 7), want{true, pauseEffect{}}},
+			{"others have the time to take them", looked(false, true, 11), want{true, pauseEffect{}}},
+			{"a peer does", heard(tried("peer", 6), 11), want{true, pauseEffect{}}},
+			{"it fails as well", heard(tried("", 13), 14), want{true, pauseEffect{}}},
+			{"this one's turn, at once", looked(false, true, 15), want{true, pauseEffect{write: &pauseWrite{tried("", 13), tried("me", 13)}}}},
+			{"it is written", wrote(true, 16), want{true, pauseEffect{}}},
+			{"13 s after the last one", takes(25), want{true, pauseEffect{}}},
+			{"it is time", takes(26), want{true, began}},
+		},
+		"G09: there is no other": {
+			{"the breaker trips", tripped, want{true, trips}},
+			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
+			{"the first probe", takes(5), want{true, began}},
+			{"it fails", fails(6), want{true, pauseEffect{}}},
+			{"it is left", (*pausing).leaveProbes, want{true, pauseEffect{write: &pauseWrite{mine.text(), tried("", 6)}}}},
+			{"it is written", wrote(true, 7), want{true, pauseEffect{}}},
+			{"nobody makes the probes", looked(false, true, 7), want{true, pauseEffect{}}},
+			{"nobody has taken them", looked(false, true, 12), want{true, pauseEffect{write: &pauseWrite{tried("", 6), tried("me", 6)}}}},
+			{"it is written", wrote(true, 12), want{true, pauseEffect{}}},
+			{"it is time", takes(12), want{true, began}},
+		},
+		"a clock that is ahead by a day": {
+			{"the breaker trips", tripped, want{true, trips}},
+			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
+			{"a peer has tried one", heard(tried("me", 86400), 10), want{true, pauseEffect{}}},
+			{"a minute is not over", takes(69), want{true, pauseEffect{}}},
+			{"it is", takes(70), want{true, began}},
 		},
 		"G03: a probe that is lost is made again at once": {
 			{"the breaker trips", tripped, want{true, trips}},
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
-			{"the first probe", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(5))} }, want{true, began}},
+			{"the first probe", takes(5), want{true, began}},
 			{"it is taken away", func(p *pausing) pauseEffect { p.probeLost(at(6)); return pauseEffect{} }, want{true, pauseEffect{}}},
-			{"again", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(6))} }, want{true, began}},
+			{"again", takes(6), want{true, began}},
 		},
 		"G03: probes are inherited": {
 			{"a peer pauses", heard(theirs.text(), 0), want{true, began}},
@@ -93,28 +146,28 @@ func TestPausing(t *testing.T) {
 			{"the peer is gone", looked(false, true, 1), want{true, pauseEffect{write: &pauseWrite{theirs.text(), mine.text()}}}},
 			{"once", looked(false, true, 1), want{true, pauseEffect{}}},
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
-			{"the first probe", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(6))} }, want{true, began}},
+			{"the first probe", takes(6), want{true, began}},
 		},
 		"G09: the prober stops itself": {
 			{"the breaker trips", tripped, want{true, trips}},
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
-			{"this one stops itself", (*pausing).proberStops, want{true, pauseEffect{write: &pauseWrite{mine.text(), pausedBy("").text()}}}},
-			{"once", (*pausing).proberStops, want{true, pauseEffect{}}},
+			{"this one stops itself", (*pausing).leaveProbes, want{true, pauseEffect{write: &pauseWrite{mine.text(), vacant.text()}}}},
+			{"once", (*pausing).leaveProbes, want{true, pauseEffect{}}},
 			{"it is written", wrote(true, 2), want{true, pauseEffect{}}},
-			{"no probe any more", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(100))} }, want{true, pauseEffect{}}},
-			{"nothing to give up", (*pausing).proberStops, want{true, pauseEffect{}}},
+			{"no probe any more", takes(100), want{true, pauseEffect{}}},
+			{"nothing to give up", (*pausing).leaveProbes, want{true, pauseEffect{}}},
 			{"a peer inherits", heard(theirs.text(), 3), want{true, pauseEffect{}}},
 		},
 		"G09: a stop that only this consumer knows of": {
 			{"it fails alone", tripped, want{true, trips}},
 			{"that is written nowhere", wrote(true, 0), want{true, pauseEffect{}}},
 			{"once", tripped, want{true, pauseEffect{}}},
-			{"too early", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(4))} }, want{true, pauseEffect{}}},
-			{"the first trial", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(5))} }, want{true, began}},
-			{"it fails", func(p *pausing) pauseEffect { return p.probed(false, at(5)) }, want{true, pauseEffect{}}},
-			{"10 s are not over", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(14))} }, want{true, pauseEffect{}}},
-			{"the second trial", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(15))} }, want{true, began}},
-			{"it succeeds", func(p *pausing) pauseEffect { return p.probed(true, at(16)) }, want{false, resumes}},
+			{"too early", takes(4), want{true, pauseEffect{}}},
+			{"the first trial", takes(5), want{true, began}},
+			{"it fails", fails(5), want{true, pauseEffect{}}},
+			{"5 s are not over", takes(9), want{true, pauseEffect{}}},
+			{"the second trial", takes(10), want{true, began}},
+			{"it succeeds", func(p *pausing) pauseEffect { return p.probed(true, at(16)) }, want{false, pauseEffect{ended: true, write: &pauseWrite{mine.text(), ""}}}},
 			{"that is written nowhere", wrote(true, 16), want{false, pauseEffect{}}},
 			{"it fails alone again", tripped, want{true, trips}},
 		},
@@ -123,17 +176,17 @@ func TestPausing(t *testing.T) {
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
 			{"it is not time yet", looked(false, false, 14), want{true, pauseEffect{}}},
 			{"it has something", looked(false, true, 15), want{true, pauseEffect{}}},
-			{"it has had nothing for 10 s", looked(false, false, 15), want{true, pauseEffect{write: &pauseWrite{mine.text(), pausedBy("").text()}}}},
+			{"it has had nothing for 10 s", looked(false, false, 15), want{true, pauseEffect{write: &pauseWrite{mine.text(), vacant.text()}}}},
 			{"it is written", wrote(true, 16), want{true, pauseEffect{}}},
-			{"no probe any more", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(17))} }, want{true, pauseEffect{}}},
+			{"no probe any more", takes(17), want{true, pauseEffect{}}},
 			{"it leaves them to others", looked(false, false, 17), want{true, pauseEffect{}}},
 			{"for 2.5 s", looked(false, false, 19), want{true, pauseEffect{}}},
-			{"nobody has taken them", looked(false, false, 20), want{true, pauseEffect{write: &pauseWrite{pausedBy("").text(), mine.text()}}}},
+			{"nobody has taken them", looked(false, false, 20), want{true, pauseEffect{write: &pauseWrite{vacant.text(), mine.text()}}}},
 		},
 		"a prober whose probe takes long": {
 			{"the breaker trips", tripped, want{true, trips}},
 			{"it is written", wrote(true, 1), want{true, pauseEffect{}}},
-			{"the first probe", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(5))} }, want{true, began}},
+			{"the first probe", takes(5), want{true, began}},
 			{"nothing else is here", looked(false, false, 100), want{true, pauseEffect{}}},
 			{"it succeeds", func(p *pausing) pauseEffect { return p.probed(true, at(101)) }, want{false, resumes}},
 		},
@@ -149,7 +202,7 @@ func TestPausing(t *testing.T) {
 			{"a peer pauses", heard(theirs.text(), 0), want{true, began}},
 			{"the peer is gone", looked(false, true, 1), want{true, pauseEffect{write: &pauseWrite{theirs.text(), mine.text()}}}},
 			{"another one was faster", wrote(false, 1), want{true, pauseEffect{}}},
-			{"no probe", func(p *pausing) pauseEffect { return pauseEffect{began: p.takeProbe(at(100))} }, want{true, pauseEffect{}}},
+			{"no probe", takes(100), want{true, pauseEffect{}}},
 		},
 	} {
 		p := pausing{self: "me"}
@@ -207,10 +260,10 @@ func TestPausingEndsWithWhatIsWritten(t *testing.T) {
 			"a probe begins":  func(*rapid.T) { p.takeProbe(now) },
 			"a probe is lost": func(*rapid.T) { p.probeLost(now) },
 			"a probe ends":    func(t *rapid.T) { take(p.probed(rapid.Bool().Draw(t, "succeeded"), now)) },
+			"a probe is left": func(*rapid.T) { take(p.leaveProbes()) },
 			"it looks": func(t *rapid.T) {
 				take(p.looked(rapid.Bool().Draw(t, "lives"), rapid.Bool().Draw(t, "can try"), now))
 			},
-			"I am sick": func(*rapid.T) { take(p.proberStops()) },
 			"": func(t *rapid.T) {
 				if len(writes) > 1 {
 					t.Fatalf("%d decisions are being written", len(writes))
@@ -224,7 +277,8 @@ func TestPausingEndsWithWhatIsWritten(t *testing.T) {
 			t.Fatalf("it is %q, and %q is written", p.text, log)
 		}
 		p.probeLost(now)
-		if prober := log == pausedBy("me").text(); p.mayProbe(now.Add(probeMost)) != prober {
+		written := parsePause(log)
+		if prober := written != nil && written.By == PausedByBreaker && written.Consumer == "me"; p.mayProbe(now.Add(probeMost)) != prober {
 			t.Fatalf("it makes probes: %v, want %v", !prober, prober)
 		}
 	})
@@ -238,8 +292,8 @@ type sibling struct {
 	gone   bool
 }
 
-// Whatever has happened: if some consumers can try a delivery, one of them makes the probes in the end;
-// and if none can, there is one that reads, time and again.
+// Whatever has happened: if some consumers can try a delivery, they do so in the end, and where there are
+// two, none does twice in turn; and if none can, there is one that reads, time and again.
 func TestG09ProbesGoToWhoeverCanTry(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -254,20 +308,24 @@ func TestG09ProbesGoToWhoeverCanTry(t *testing.T) {
 		isThere := func(name string) bool {
 			return slices.ContainsFunc(all, func(s *sibling) bool { return s.self == name && !s.gone })
 		}
-		beat := func(s *sibling) {
-			e := s.heard(log, now)
+		write := func(s *sibling, e pauseEffect) {
 			if e.write == nil {
-				e = s.looked(isThere(s.pause.Consumer), s.canTry, now)
+				return
 			}
-			if e.write != nil {
-				done := e.write.seen == log
-				if done {
-					log = e.write.text
-				}
-				s.wrote(done, now)
+			done := e.write.seen == log
+			if done {
+				log = e.write.text
 			}
+			s.wrote(done, now)
+		}
+		var tried []*sibling // those who have made the probes, in turn
+		beat := func(s *sibling) {
+			s.heard(log, now)
+			write(s, s.looked(isThere(s.pause.Consumer), s.canTry, now))
 			if s.canTry && s.takeProbe(now) {
+				tried = append(tried, s)
 				s.probed(false, now)
+				write(s, s.leaveProbes())
 			}
 		}
 		// pass lets time pass, and calls each after each beat.
@@ -293,19 +351,30 @@ func TestG09ProbesGoToWhoeverCanTry(t *testing.T) {
 		all[0].gone = false // somebody is there
 		pass(probeMost+2*proberIdle, func(*sibling) {})
 
-		canTry := slices.ContainsFunc(all, func(s *sibling) bool { return s.canTry && !s.gone })
-		reads := now // when one that had nothing was last allowed to read
-		pass(time.Minute, func(s *sibling) {
-			switch {
-			case canTry && s.isProber() && !s.canTry:
-				t.Fatalf("%s makes the probes and has nothing to try", s.self)
-			case canTry && !isThere(parsePause(log).Consumer):
-				t.Fatalf("the probes are vacant, and some can try: %s", log)
-			case !canTry && s.mayProbe(now):
-				reads = now
-			case !canTry && now.Sub(reads) > vacantFor+probeFirst+4*beatEvery:
-				t.Fatalf("nobody has read for %v", now.Sub(reads))
+		canTry := 0
+		for _, s := range all {
+			if s.canTry && !s.gone {
+				canTry++
+			}
+		}
+		const most = probeMost + proberIdle + 3*vacantFor + 6*beatEvery // between two probes
+		tried = nil
+		read := now // when one that had nothing was last allowed to read
+		pass(3*most, func(s *sibling) {
+			if s.mayProbe(now) {
+				read = now
+			}
+			if canTry == 0 && now.Sub(read) > probeMost+vacantFor+4*beatEvery {
+				t.Fatalf("nobody has read for %v", now.Sub(read))
 			}
 		})
+		if canTry > 0 && len(tried) < 2 {
+			t.Fatalf("%d probes in %v", len(tried), 3*most)
+		}
+		for i := 1; i < len(tried); i++ {
+			if canTry > 1 && tried[i] == tried[i-1] {
+				t.Fatalf("%s has made two probes in turn", tried[i].self)
+			}
+		}
 	})
 }

@@ -52,6 +52,9 @@ func (b *Bus) checkReplay(ctx context.Context, q *Query, group string) error {
 	return err
 }
 
+// replayMost is how many events one step of a replay gives at most.
+const replayMost = 100
+
 // replay is a Replay under way.
 type replay struct {
 	bus           *Bus
@@ -64,7 +67,7 @@ type replay struct {
 
 func (r *replay) add(ctx context.Context, record *Record) error {
 	if r.options.DryRun {
-		if r.given++; r.given%deadPage == 0 {
+		if r.given++; r.given%replayMost == 0 {
 			r.progress()
 		}
 		return nil
@@ -80,9 +83,9 @@ func (r *replay) add(ctx context.Context, record *Record) error {
 // batchSize is how many events one step gives: a tenth of a second's at a rate.
 func (r *replay) batchSize() int {
 	if r.options.Rate <= 0 {
-		return deadPage
+		return replayMost
 	}
-	return min(max(int(r.options.Rate/10), 1), deadPage)
+	return min(max(int(r.options.Rate/10), 1), replayMost)
 }
 
 // flush gives the batch to the group, when it is time.

@@ -32,7 +32,7 @@ const (
 // say is what the next beat says. From now on the membership rests, if that is what it says.
 func (c *consumer) say(m *membership) redisstream.Say {
 	takes := c.groupPatterns(m)
-	handlesAll := !slices.ContainsFunc(takes.Set, func(p string) bool { return !slices.Contains(c.patterns(m.stream), p) })
+	handlesAll := coversAll(c.patterns(m.stream), takes.Set)
 	c.mu.Lock()
 	s := redisstream.Say{Next: beatEvery, Patterns: takes.Version, Read: m.highest}
 	c.mu.Unlock()

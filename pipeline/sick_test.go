@@ -141,7 +141,7 @@ func TestG09FaultOfAWorkerCostsNoAttempt(t *testing.T) {
 		awaitFact(t, "a trial to fail", func() bool {
 			c.holdings.mu.Lock()
 			defer c.holdings.mu.Unlock()
-			return c.holdings.own.wait == 2*probeFirst
+			return !c.holdings.own.pause.TriedAt.IsZero()
 		})
 		if most := int64(g.InFlight + 1); ran.Load() > most {
 			t.Errorf("%d deliveries ran, want at most %d", ran.Load(), most)
@@ -231,6 +231,42 @@ func TestG09SickConsumerGivesUpTheProbes(t *testing.T) {
 			t.Errorf("got %s", got)
 		}
 		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
+	})
+}
+
+// What the group was paused for is mended for all but the consumer that makes the probes, which does not
+// count as sick: whoever has failed leaves the next probe to another, and the group goes on.
+func TestG09FailedProbeIsLeftToAnother(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{Backoff: func(int) time.Duration { return time.Hour }}}
+		handle(t, b, g, AllStreams, func(context.Context, *Delivery) error { return errors.New("database is away") })
+		failing := onlyConsumer(t, b)
+		done := newTally()
+		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { done.add(d.Event.ID); return nil })
+		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Alive == 2 })
+		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: failing.self.Name, Since: time.Now()}
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+			t.Fatal(done, err)
+		}
+		awaitFact(t, "all to hear of the pause", func() bool { return pausedAll(b, "booking") })
+		publish(t, b, events(20, "booking.created")...)
+		awaitFact(t, "the group to go on", func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			paused := true
+			for c := range b.consumers {
+				m := c.membership("booking")
+				c.holdings.mu.Lock()
+				if m.pause.isProber() {
+					m.pause.probeAt = time.Now() // its time comes
+				}
+				paused = paused && m.pause.isPaused()
+				c.holdings.mu.Unlock()
+			}
+			return !paused
+		})
+		done.await(t, 1)
 	})
 }
 

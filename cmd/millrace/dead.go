@@ -387,6 +387,9 @@ func (d *deadVerb) each(cmd *cobra.Command, bus *pipeline.Bus, at []pipeline.Pos
 	if err != nil {
 		return 0, err
 	}
+	if d.dryRun {
+		flush = func() error { total, at = total+len(at), at[:0]; return nil } // they are there: they have just been read
+	}
 	for dead, err := range bus.DeadLetters(cmd.Context(), d.query) {
 		if err != nil {
 			return total, err

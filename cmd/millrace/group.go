@@ -328,6 +328,9 @@ func (g *groupVerb) info(cmd *cobra.Command, args []string) error {
 	}
 	if p := r.Paused; p != nil {
 		fmt.Fprintf(out, "paused since\t%s\nreason\t%s\n", p.Since.Format(time.RFC3339), orDash(p.Reason))
+		if !p.TriedAt.IsZero() {
+			fmt.Fprintf(out, "one tried in vain\t%s\n", p.TriedAt.Format(time.RFC3339))
+		}
 	}
 	for _, w := range r.Waiting {
 		fmt.Fprintf(out, "waits for a handler\t%s, since %s\n", w.Type, w.Since.Format(time.RFC3339))

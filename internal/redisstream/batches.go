@@ -102,7 +102,7 @@ func (b *batches) exec(ctx context.Context, batch []*batchCall) {
 			if !redis.HasErrorPrefix(call.reply.Err(), "NOSCRIPT") {
 				continue
 			}
-			if !loaded[call.script] && call.script.Load(ctx, b.client).Err() != nil {
+			if !loaded[call.script] && loadScript(ctx, b.client, call.script) != nil {
 				continue
 			}
 			loaded[call.script] = true

@@ -182,12 +182,23 @@ func rawScript(ctx context.Context, client redis.UniversalClient, script *redis.
 	all = append(all, args...)
 	text, err := raw(ctx, client, all...)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") || strings.HasPrefix(text, "-NOSCRIPT") {
-		if err := script.Load(ctx, client).Err(); err != nil {
+		if err := loadScript(ctx, client, script); err != nil {
 			return "", err
 		}
 		text, err = raw(ctx, client, all...)
 	}
 	return text, err
+}
+
+// loadScript gives a script to the server, which does not know it: it was started again, or its scripts
+// were flushed. A start leaves connections behind that are dead, hence the repetition.
+func loadScript(ctx context.Context, client redis.UniversalClient, script *redis.Script) (err error) {
+	for range 3 {
+		if err = script.Load(ctx, client).Err(); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // textOf is the reply as a string, without a copy: the bytes are this reply's own, and nobody keeps them.

@@ -265,12 +265,7 @@ func pipelined(ctx context.Context, client redis.UniversalClient, script *redis.
 	}
 	cmds, err := send()
 	if slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") }) {
-		for range 3 { // a server that was started again leaves connections behind that are dead
-			if err = script.Load(ctx, client).Err(); err == nil {
-				break
-			}
-		}
-		if err != nil {
+		if err := loadScript(ctx, client, script); err != nil {
 			return err
 		}
 		_, err = send()
