@@ -78,7 +78,7 @@ func (c *consumer) route(read []*holding) {
 			c.gone(h)
 			continue
 		}
-		event := c.bus.decode(h.Stream, h.entry)
+		event := c.bus.decode(h.Stream, *h.entry)
 		if !h.ref.Lane && event.handledBy(c.cfg.Group) {
 			c.report(settlement{h: h}) // while Redis was away
 			continue
@@ -157,7 +157,7 @@ func (h *holding) describe(event *decoded) {
 		First: event.first, Origin: event.origin, Claimed: h.Claimed, Hop: event.hop,
 		Previous: event.previous, ref: h.ref, putOffs: event.putOffs, others: event.others, holding: h,
 	}
-	h.entry = redisstream.Entry{}
+	h.entry = nil
 	h.suspect = h.delivered > 0 || crashes > 0
 	h.delivered = max(1, h.delivered)
 }

@@ -15,35 +15,35 @@ import (
 // that. An entry that was lost and comes back is another holding: the first one can't run any more.
 //
 // It is the delivery, its message and its ctx in one piece of memory: a group handles hundreds of
-// thousands a second.
+// thousands a second. So its size counts, and small fields stand together.
 type holding struct {
 	Delivery
 	consumer *consumer
 	of       *membership
 	since    time.Time
-	entry    redisstream.Entry // until it is decoded
-	gone     bool              // it is pending, and its payload was trimmed or deleted
+	entry    *redisstream.Entry // as it was read; nil when it is decoded
 
 	message message.Message
 	ctx     deliveryContext
 	end     func(error)   // of the Process hook; nil for none
 	over    atomic.Bool   // it was settled, or dropped
-	done    chan struct{} // closed then; nil where nobody watches
-	limiter *limiter      // nil without Policy.Timeout
+	gone    bool          // it is pending, and its payload was trimmed or deleted
 	calm    bool          // few others were handled when its handler began; see Labelled
+	suspect bool          // it may have been what its last consumer died of
+	raised  bool          // the count of a suspect was raised: see suspect.go
+	done    chan struct{} // closed when it is over; nil where nobody watches
+	limiter *limiter      // nil without Policy.Timeout
 
 	delivered int           // how often the log says that it was delivered, for a suspect; 0: unknown
-	suspect   bool          // it may have been what its last consumer died of
-	raised    bool          // the count of a suspect was raised: see suspect.go
-	raising   bool          // that was begun, and the log may know of it; guarded by holdings.mu
 	awayFor   time.Duration // it is on its way to wait in the log for so long; see subject
-	taken     bool          // it was taken over or fetched, and goes ahead of what was read
 
 	// What follows is guarded by holdings.mu.
-	state holdingState
-	began time.Time   // when its handler did; under a foreign router, when that took it; zero: not yet
-	probe atomic.Bool // its result decides whether a paused group goes on
-	trial atomic.Bool // its result decides whether this consumer goes on, which has stopped itself
+	began   time.Time   // when its handler did; under a foreign router, when that took it; zero: not yet
+	probe   atomic.Bool // its result decides whether a paused group goes on
+	trial   atomic.Bool // its result decides whether this consumer goes on, which has stopped itself
+	raising bool        // the count of a suspect is being raised, or was, and the log may know of it
+	taken   bool        // it was taken over or fetched, and goes ahead of what was read
+	state   holdingState
 }
 
 // holdingState is where a holding stands.

@@ -135,7 +135,7 @@ func (w *holdings) hold(c *consumer, read []redisstream.Delivered) []*holding {
 		if known || settled {
 			continue
 		}
-		h := &holding{consumer: c, since: now, entry: d.Entry, gone: d.Gone, delivered: d.Count}
+		h := &holding{consumer: c, since: now, entry: &d.Entry, gone: d.Gone, delivered: d.Count}
 		h.ref, h.Stream, h.Claimed = d.Ref, d.Stream, d.Claimed
 		w.held[d.Ref] = h
 		w.count[heldRead]++

@@ -372,7 +372,7 @@ func (c *consumer) withoutDone(read []*holding, streams []string, highest []redi
 func (c *consumer) doneOf(read []*holding) []bool {
 	events := make([]decoded, len(read))
 	for i, h := range read {
-		events[i] = c.bus.decode(h.Stream, h.entry)
+		events[i] = c.bus.decode(h.Stream, *h.entry)
 	}
 	return c.done.which(events)
 }
@@ -457,7 +457,7 @@ func (r *reader) load(hs []*holding) error {
 		}
 		bytes := 0
 		for i, d := range loaded {
-			hs[i].entry, hs[i].gone = d.Entry, d.Gone
+			hs[i].entry, hs[i].gone = &d.Entry, d.Gone
 			hs[i].Claimed = hs[i].delivered > 0 && !d.Gone // what is gone is pending still: TakeOver has not settled it
 			bytes += d.Entry.Size()
 		}

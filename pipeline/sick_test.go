@@ -239,7 +239,7 @@ func TestG09SickConsumerGivesUpTheProbes(t *testing.T) {
 func TestG09FailedProbeIsLeftToAnother(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(nil)
-		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, Policy: Policy{Backoff: func(int) time.Duration { return time.Hour }}}
+		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: 1, Policy: Policy{Backoff: func(int) time.Duration { return time.Hour }}}
 		handle(t, b, g, AllStreams, func(context.Context, *Delivery) error { return errors.New("database is away") })
 		failing := onlyConsumer(t, b)
 		done := newTally()
@@ -258,8 +258,8 @@ func TestG09FailedProbeIsLeftToAnother(t *testing.T) {
 			for c := range b.consumers {
 				m := c.membership("booking")
 				c.holdings.mu.Lock()
-				if m.pause.isProber() {
-					m.pause.probeAt = time.Now() // its time comes
+				if now := time.Now(); m.pause.isProber() && m.pause.probeAt.After(now) {
+					m.pause.probeAt = now // its time comes
 				}
 				paused = paused && m.pause.isPaused()
 				c.holdings.mu.Unlock()
