@@ -23,7 +23,7 @@ func compare(ctx context.Context, o options, r *runner) error {
 	if err != nil {
 		return err
 	}
-	then, remove, err := buildRevision(ctx, o.against, r.dir, slices.ContainsFunc(all, func(c Case) bool { return c.Kind == kindIdle }))
+	then, remove, err := buildRevision(ctx, o.against, r.dir, all)
 	if err != nil {
 		return err
 	}
@@ -69,9 +69,9 @@ func printComparison(w *strings.Builder, all []Case, now, then results) {
 }
 
 // buildRevision builds the benchmark of a revision in a work tree of its own. A revision that has none gets this one, and its load
-// generator if it has none of these either: what is measured is then the bus alone. So does one whose benchmark knows no idle
-// case, where one is wanted.
-func buildRevision(ctx context.Context, revision, dir string, idle bool) (binary string, remove func(), err error) {
+// generator if it has none of these either: what is measured is then the bus alone. So does one whose benchmark does not know
+// one of the cases.
+func buildRevision(ctx context.Context, revision, dir string, all []Case) (binary string, remove func(), err error) {
 	top, err := output(ctx, ".", "git", "rev-parse", "--show-toplevel")
 	if err != nil {
 		return "", nil, err
@@ -84,8 +84,11 @@ func buildRevision(ctx context.Context, revision, dir string, idle bool) (binary
 		// With a context of its own: it is for the end, also after Ctrl-C. Without it git only goes on to list a folder that is gone.
 		_, _ = output(context.Background(), top, "git", "worktree", "remove", "--force", tree)
 	}
-	_, err = os.Stat(filepath.Join(tree, idleFile))
-	if err := bringBench(top, tree, idle && err != nil); err != nil {
+	unknown := slices.ContainsFunc(all, func(c Case) bool {
+		_, err := os.Stat(filepath.Join(tree, "bench", fileOf[c.Kind]))
+		return err != nil
+	})
+	if err := bringBench(top, tree, unknown); err != nil {
 		remove()
 		return "", nil, err
 	}
@@ -98,8 +101,8 @@ func buildRevision(ctx context.Context, revision, dir string, idle bool) (binary
 	return binary, remove, nil
 }
 
-// idleFile is there in a revision whose benchmark knows the idle cases.
-const idleFile = "bench/idle.go"
+// fileOf names the file that is there in a revision whose benchmark knows a kind that has not been there from the beginning.
+var fileOf = map[string]string{kindIdle: "idle.go", kindDrain: "drain.go"}
 
 // bringBench copies the benchmark and its load generator from one tree to another, where they are missing there or are to be replaced.
 func bringBench(from, to string, replace bool) error {

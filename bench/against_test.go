@@ -8,6 +8,7 @@ import (
 
 func TestRevisionGetsTheBenchmarkThatItLacks(t *testing.T) {
 	t.Parallel()
+	const idleFile = "bench/idle.go"
 	from, to := t.TempDir(), t.TempDir()
 	tree := func(dir string, files ...string) {
 		t.Helper()
@@ -29,8 +30,10 @@ func TestRevisionGetsTheBenchmarkThatItLacks(t *testing.T) {
 	if exists(to, "bench/old.go") || !exists(to, idleFile) {
 		t.Error("want its benchmark replaced")
 	}
-	if !exists("..", idleFile) {
-		t.Errorf("%s, by which a revision is known, does not exist in this one", idleFile)
+	for kind, file := range fileOf {
+		if !exists(".", file) {
+			t.Errorf("%s, by which a revision is known that has the %s cases, does not exist in this one", file, kind)
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ const (
 	kindEndToEnd = "end-to-end" // publisher and consumer in one process, until everything is handled and acknowledged
 	kindLatency  = "latency"    // the same at 1,000 events/s: from the call of publish to the handler
 	kindMemory   = "memory"     // what an entry takes in Redis
+	kindDrain    = "drain"      // what was spooled in an outage, until Redis has it
 	kindIdle     = "idle"       // a fleet that has nothing to do
 )
 
@@ -48,9 +49,12 @@ type Case struct {
 	GOGC       int     `json:"gogc"`
 	Events     int     `json:"events"`
 
+	// Of the idle and drain cases; zero in all others.
+	Streams int    `json:"streams"`
+	Fsync   string `json:"fsync"` // of the server: appendfsync; drain only
+
 	// Of the idle cases; zero in all others.
 	Instances int           `json:"instances"`
-	Streams   int           `json:"streams"`
 	Groups    int           `json:"groups"`
 	Settle    time.Duration `json:"settle_ns"`
 	Window    time.Duration `json:"window_ns"`
@@ -105,6 +109,11 @@ var plans = []plan{
 
 	{both, 250_000, 250_000, Case{System: systemLimit, Name: "consume"}},
 	{both, 120_000, 120_000, Case{System: systemMillrace, Name: "consume"}},
+
+	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/1-stream", Publishers: 4, Batch: 128, Streams: 1, Fsync: "everysec"}},
+	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/20-streams", Publishers: 4, Batch: 128, Streams: 20, Fsync: "everysec"}},
+	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/1-stream-always", Publishers: 4, Batch: 128, Streams: 1, Fsync: "always"}},
+	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/20-streams-always", Publishers: 4, Batch: 128, Streams: 20, Fsync: "always"}},
 
 	{both, latencyRate, latencyRate, Case{System: systemLimit, Name: "latency"}},
 	{both, latencyRate, latencyRate, Case{System: systemMillrace, Name: "latency", Publishers: 64}},

@@ -12,8 +12,11 @@ import (
 
 // runMillrace measures Millrace through its public API, configured as a user gets it, with a group on package router.
 func runMillrace(ctx context.Context, s spec) (sample, error) {
-	if s.Kind == kindIdle {
+	switch s.Kind {
+	case kindIdle:
 		return runIdle(ctx, s)
+	case kindDrain:
+		return runDrain(ctx, s)
 	}
 	m, err := newMeter(s)
 	if err != nil {

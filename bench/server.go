@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,8 +49,11 @@ func startServer(ctx context.Context, c Case, dir string) (*server, error) {
 		return startNATS(ctx, dir)
 	}
 	persistence := nothingPersisted
-	if c.Kind == kindIdle {
+	switch c.Kind {
+	case kindIdle:
 		persistence = everythingAppended
+	case kindDrain:
+		persistence = append(slices.Clone(everythingAppended), "--appendfsync", c.Fsync)
 	}
 	var err error
 	for range startTries {

@@ -27,6 +27,7 @@ const (
 	caseLimit       = systemLimit + "/end-to-end/batch@0ms"
 	caseWatermill   = systemWatermill + "/end-to-end/1-handler@"
 	caseWatermill16 = systemWatermill + "/end-to-end/16-handlers@"
+	caseDrain       = systemMillrace + "/drain"
 	caseIdle30      = systemMillrace + "/idle/30-instances@0ms"
 )
 
@@ -45,6 +46,8 @@ var targets = []target{
 	{what: "1 ms, batch, against watermill-redisstream, 16 handlers", of: caseOursFar, to: caseWatermill16 + "1ms", key: perSecond, least: 12},
 	{what: "publish, 64 callers, against plain go-redis XADD", of: systemMillrace + "/publish/64-callers@0ms", to: systemGoRedis + "/publish/64-callers@0ms", key: perSecond, least: 1.8},
 	{what: "the same at 1 ms", of: systemMillrace + "/publish/64-callers@1ms", to: systemGoRedis + "/publish/64-callers@1ms", key: perSecond, least: 2.5},
+	{what: "drain of a spool, 20 streams against one", of: caseDrain + "/20-streams@0ms", to: caseDrain + "/1-stream@0ms", key: perSecond, least: 0.4},
+	{what: "the same with appendfsync always", of: caseDrain + "/20-streams-always@0ms", to: caseDrain + "/1-stream-always@0ms", key: perSecond, least: 0.4},
 	{what: "latency p50 at 1,000/s, against watermill-redisstream", of: systemMillrace + "/latency@0ms", to: systemWatermill + "/latency/1-handler@0ms", key: p50, most: 1.1},
 	{what: "the same at 1 ms, against the raw client", of: systemMillrace + "/latency@1ms", to: systemLimit + "/latency@1ms", key: p50, most: 1.15},
 	{what: "server CPU per event, against the raw limit", of: caseOurs, to: caseLimit, key: serverCPU, most: 1.25},

@@ -1,144 +1,370 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/spool"
 )
 
-const (
-	// drainRecords and flushBytes bound what one append of the drain carries.
-	drainRecords = 256
-	// drainTimeout bounds one append.
-	drainTimeout = 10 * time.Second
-)
-
-// drainer brings the records of a spool to Redis, in their order. It is one writer more: the spool's ID and the number of the record are writer and
-// sequence of each append, and each append says which one before it it knows of, so that neither a crash nor a late packet stores an event twice.
+// drainer brings the records of a spool to Redis: those of a stream in their order, and streams side by
+// side. It is one writer more: the spool's ID and the number of a record are writer and sequence of each
+// append, and each append says which one before it at its stream it knows of, so that neither a crash nor
+// a late packet stores an event twice.
+//
+// It reads ahead: a window of records, by stream. An append takes all that is there of a stream and may go
+// together, so that a spool of many streams drains about as fast as one of a single stream. A stream that
+// Redis refuses is set aside: its records leave the window, so that others go on, and when its time has
+// come the window goes back to the first of them.
+//
+// It does not rest for the sake of those who publish meanwhile: what it has not drained yet holds back
+// whoever publishes to the same subjects.
 type drainer struct {
 	*spooling
 	reader  *spool.Reader
-	known   map[string]uint64 // last append of this spool, by stream
-	records []spool.Record    // read, and not drained yet
+	next    uint64 // of the reader: what stands before it was read
+	streams map[string]*drainStream
+	turns   []*drainStream // the same, in the order in which they have their turn
+	records int            // in the window
+	bytes   int
+	damaged time.Time // when the spool is read again, where that failed; zero: it did not
+	away    time.Time // when Redis is tried again, where it was away
+	backoff time.Duration
+	freed   time.Time // when room was given back last, or could not be
+	unfreed bool      // it could not be
+
+	appends sync.WaitGroup
+	busy    int
+	results chan drained
 }
+
+// drainStream is one stream of the spool.
+type drainStream struct {
+	name    string
+	records []*spooled // in the window, in their order; those of an append under way come first
+	bytes   int
+	upTo    uint64 // number of the last record that has been in the window
+	busy    bool   // an append is under way
+	known   uint64 // the last append of this spool at this stream, as far as one knows; see sure
+	sure    bool
+
+	aside   time.Time // it is left alone until then
+	backoff time.Duration
+	skipped *spooled // the first record that has left the window, or was not let into it; nil: none
+}
+
+// drained is the result of an append.
+type drained struct {
+	stream *drainStream
+	batch  []*spooled // what is in Redis now, the first ones of those that were sent
+	err    error
+}
+
+const (
+	// drainAppends is how many appends of a drain are under way at most. Each holds the server up for a
+	// millisecond or two, and those who publish come in between.
+	drainAppends = 4
+	// drainRecords and flushBytes bound one append.
+	drainRecords = 256
+	// windowRecords and windowBytes bound what is read ahead.
+	windowRecords = 8192
+	windowBytes   = 8 << 20
+	// drainTimeout bounds one append.
+	drainTimeout = 10 * time.Second
+	// drainAside is the longest time for which a stream is left alone that Redis refuses.
+	drainAside = 30 * time.Second
+	// freeEvery is how often the room of what is drained is given back, at most.
+	freeEvery = 200 * time.Millisecond
+)
 
 // drainLoop drains whenever there is something to drain and Redis is there.
 func (s *spooling) drainLoop() { s.drain(false) }
 
-// drain drains until the bus is closed, or until nothing is left. Live publishes keep half of the server: it rests for as long as it works.
+// drain drains until the bus is closed, or until nothing is left.
 func (s *spooling) drain(untilEmpty bool) {
-	d := &drainer{spooling: s, reader: s.log.Reader(), known: map[string]uint64{}}
-	defer d.reader.Close()
-	backoff := backoffFirst
-	for s.bus.stopped.Err() == nil {
-		if untilEmpty && s.isEmpty() {
-			return
+	d := newDrainer(s)
+	defer d.close()
+	for s.bus.stopped.Err() == nil && !(untilEmpty && s.isEmpty()) {
+		if !s.isEmpty() && !s.bus.isAway() && !time.Now().Before(d.away) {
+			d.fill()
+			d.start()
 		}
-		if s.isEmpty() || s.bus.isAway() {
-			if !s.rest() {
-				return
-			}
-			continue
+		if d.unfreed && time.Since(d.freed) >= checkSoon {
+			d.free()
 		}
-		begun := time.Now()
-		idle, err := d.step()
-		if err == nil && idle {
-			if !s.rest() {
-				return
-			}
-			continue
-		}
-		if err == nil {
-			backoff = backoffFirst
-			s.complain(nil)
-			if s == s.bus.spool && s.isEmpty() {
-				s.bus.link.drained()
-			}
-			if !sleep(s.bus.stopped, min(time.Since(begun), time.Second)) {
-				return
-			}
-			continue
-		}
-		s.complain(err)
-		s.bus.link.suspect()
-		if !sleep(s.bus.stopped, jittered(backoff)) {
-			return
-		}
-		backoff = min(2*backoff, backoffMost)
+		d.wait()
 	}
 }
 
-// rest waits until there may be something to drain; false when the bus is closed.
-func (s *spooling) rest() bool {
-	timer := time.NewTimer(checkSoon)
+func newDrainer(s *spooling) *drainer {
+	d := &drainer{spooling: s, reader: s.log.Reader(), streams: map[string]*drainStream{}, results: make(chan drained, drainAppends), backoff: backoffFirst}
+	d.next = s.log.Stats().First
+	return d
+}
+
+// close waits for the appends under way, whose ctx ends with the bus.
+func (d *drainer) close() {
+	d.appends.Wait()
+	d.reader.Close()
+}
+
+// wait waits until something has ended, or something may begin.
+func (d *drainer) wait() {
+	timer := time.NewTimer(d.untilNext(time.Now()))
 	defer timer.Stop()
 	select {
-	case <-s.kick:
-		return true
+	case r := <-d.results:
+		d.finish(r)
+	case <-d.kick:
 	case <-timer.C:
-		return true
-	case <-s.bus.stopped.Done():
-		return false
+	case <-d.bus.stopped.Done():
 	}
 }
 
-// complain notes why the drain can't go on, with a line per change.
-func (s *spooling) complain(err error) {
-	class := redisstream.Classify(err)
-	if class == redisstream.Away || class == redisstream.Silent {
-		err = nil // the link says so
+// untilNext is how long nothing may begin, as far as time decides.
+func (d *drainer) untilNext(now time.Time) time.Duration {
+	until := checkSoon
+	for _, at := range []time.Time{d.away, d.damaged} {
+		if at.After(now) {
+			until = min(until, at.Sub(now))
+		}
 	}
-	s.mu.Lock()
-	before := s.stuck
-	s.stuck = err
-	s.mu.Unlock()
+	for _, s := range d.turns {
+		if s.aside.After(now) {
+			until = min(until, s.aside.Sub(now))
+		}
+	}
+	return until
+}
+
+// fill reads ahead, where the window is less than half full.
+func (d *drainer) fill() {
+	now := time.Now()
+	if now.Before(d.damaged) {
+		return
+	}
+	d.goBack(now)
+	for d.records < windowRecords/2 && d.bytes < windowBytes/2 {
+		records, err := d.reader.Read(windowRecords - d.records)
+		if err != nil {
+			d.damaged = now.Add(drainAside)
+			d.complain(stuckRead, fmt.Errorf("read spool: %w", err))
+			return
+		}
+		d.complain(stuckRead, nil)
+		if len(records) == 0 {
+			return
+		}
+		for _, record := range records {
+			d.take(record, now)
+			d.next = record.Number + 1
+		}
+	}
+}
+
+// goBack has the reader begin again at the first record that was skipped of a stream whose time has come.
+func (d *drainer) goBack(now time.Time) {
+	back := d.next
+	for _, s := range d.turns {
+		if s.skipped != nil && !now.Before(s.aside) {
+			back = min(back, s.skipped.number)
+			s.skipped = nil
+		}
+	}
+	if back < d.next {
+		d.reader.Seek(back)
+		d.next = back
+	}
+}
+
+// take takes a record into the window, unless it is there, or drained, or its stream is set aside.
+func (d *drainer) take(record spool.Record, now time.Time) {
+	if d.isDrained(record.Number) {
+		return
+	}
+	r, err := decodeSpooled(record.Data)
+	if err != nil { // it stays where it is, and health tells of it
+		d.unreadableAt(record.Number)
+		return
+	}
+	r.number = record.Number
+	s := d.streams[r.stream]
+	if s == nil {
+		s = &drainStream{name: r.stream, backoff: backoffFirst}
+		d.streams[r.stream] = s
+		d.turns = append(d.turns, s)
+	}
 	switch {
-	case err != nil && (before == nil || redisstream.Classify(before) != class):
-		s.bus.logger.Error("spool can't be drained; it is tried again", "err", err)
-	case err == nil && before != nil:
-		s.bus.logger.Info("spool is drained again")
+	case r.number <= s.upTo:
+	case s.skipped != nil:
+	case now.Before(s.aside):
+		s.skipped = &r
+	default:
+		s.records = append(s.records, &r)
+		s.upTo = r.number
+		d.count(s, 1, r.size())
 	}
 }
 
-// step drains one append; idle where there is none, since its record is being written.
-func (d *drainer) step() (idle bool, err error) {
+// count adds to what is in the window.
+func (d *drainer) count(s *drainStream, records, bytes int) {
+	s.bytes += bytes
+	d.records += records
+	d.bytes += bytes
+}
+
+// setAside leaves a stream alone for a while. What the window holds of it makes room for others.
+func (d *drainer) setAside(s *drainStream, until time.Time) {
+	s.aside = until
+	if len(s.records) == 0 {
+		return
+	}
+	s.skipped = s.records[0]
+	s.upTo = s.skipped.number - 1
+	d.count(s, -len(s.records), -s.bytes)
+	s.records = nil
+}
+
+// start begins appends, of as many streams as may have one under way; each stream in its turn.
+func (d *drainer) start() {
+	now := time.Now()
+	for _, s := range slices.Clone(d.turns) {
+		if d.busy == drainAppends {
+			return
+		}
+		if s.busy || len(s.records) == 0 || now.Before(s.aside) {
+			continue
+		}
+		batch := d.reserve(s.together())
+		if len(batch) == 0 { // a group of this process is handling the first one, and kicks when it has
+			if d.records >= windowRecords/2 || d.bytes >= windowBytes/2 {
+				d.setAside(s, now.Add(checkSoon))
+			}
+			continue
+		}
+		i := slices.Index(d.turns, s)
+		d.turns = append(slices.Delete(d.turns, i, i+1), s)
+		s.busy = true
+		d.busy++
+		d.appends.Go(func() { d.results <- d.append(s, batch) })
+	}
+}
+
+// together returns the first records of a stream that one append may carry.
+func (s *drainStream) together() []*spooled {
+	first := s.records[0]
+	if first.doubtful.Name != "" {
+		return s.records[:1]
+	}
+	bytes := first.size()
+	for i, r := range s.records[1:] {
+		bytes += r.size()
+		if i+1 == drainRecords || bytes > flushBytes || r.doubtful.Name != "" || r.once() != first.once() {
+			return s.records[:i+1]
+		}
+	}
+	return s.records
+}
+
+// finish takes the result of an append.
+func (d *drainer) finish(r drained) {
+	s := r.stream
+	s.busy = false
+	d.busy--
+	bytes := 0
+	for _, one := range r.batch {
+		bytes += one.size()
+	}
+	s.records = s.records[len(r.batch):]
+	d.count(s, -len(r.batch), -bytes)
+	d.settled(r.batch)
+	d.failed(s, r.err)
+	d.free()
+}
+
+// failed notes how an append has ended: nil is success.
+func (d *drainer) failed(s *drainStream, err error) {
+	now := time.Now()
+	switch class := redisstream.Classify(err); {
+	case err == nil:
+		d.backoff, s.backoff = backoffFirst, backoffFirst
+		d.complain(s.name, nil)
+		return
+	case d.bus.stopped.Err() != nil:
+		return
+	case class == redisstream.Away, class == redisstream.Silent: // the link says so
+		d.away = now.Add(jittered(d.backoff))
+		d.backoff = min(2*d.backoff, backoffMost)
+	default:
+		most := drainAside
+		if class == redisstream.BackPressure { // not for good
+			most = backoffMost
+		}
+		d.complain(s.name, err)
+		d.setAside(s, now.Add(jittered(s.backoff)))
+		s.backoff = min(2*s.backoff, most)
+	}
+	d.bus.link.suspect()
+}
+
+// free gives back the room of all that stands before the first record that is not drained.
+func (d *drainer) free() {
+	first, oldest := d.firstUnreadable(d.next), time.Time{}
+	for _, s := range d.turns {
+		for _, r := range []*spooled{s.skipped, s.head()} {
+			if r != nil && r.number < first {
+				first = r.number
+			}
+			if r != nil && (oldest.IsZero() || r.at.Before(oldest)) {
+				oldest = r.at
+			}
+		}
+	}
+	empty := d.drainedBefore(first, oldest)
+	if empty {
+		d.reader.Close() // a segment that is open keeps its room on the disk
+	}
+	if !empty && time.Since(d.freed) < freeEvery {
+		return
+	}
+	d.freed, d.unfreed = time.Now(), false
+	if err := d.log.Drained(first - 1); err != nil {
+		d.unfreed = true
+		d.complain(stuckRoom, fmt.Errorf("give room of the spool back: %w", err))
+	} else {
+		d.complain(stuckRoom, nil)
+	}
+	if empty && d.spooling == d.bus.spool {
+		d.bus.link.drained()
+	}
+}
+
+// head is the first record in the window; nil where there is none.
+func (s *drainStream) head() *spooled {
+	if len(s.records) == 0 {
+		return nil
+	}
+	return s.records[0]
+}
+
+// append brings records of one stream, all of one kind, to Redis.
+func (d *drainer) append(s *drainStream, batch []*spooled) drained {
 	ctx, cancel := context.WithTimeout(d.bus.stopped, drainTimeout)
 	defer cancel()
-	if len(d.records) == 0 {
-		records, err := d.reader.Read(drainRecords)
-		if err != nil {
-			return false, fmt.Errorf("read spool: %w", err)
+	if batch[0].doubtful.Name != "" {
+		if err := d.repeat(ctx, batch[0]); err != nil {
+			return drained{s, nil, err}
 		}
-		d.records = records
+		return drained{s, batch, nil}
 	}
-	if len(d.records) == 0 {
-		return true, nil
-	}
-	first, err := d.decode(0)
-	if err != nil {
-		return false, fmt.Errorf("record %d: %w", d.records[0].Number, err)
-	}
-	if len(d.reserve([]*spooled{&first})) == 0 {
-		return true, nil // a group of this process is handling it
-	}
-	if first.doubtful.Name != "" {
-		if err := d.repeat(ctx, &first); err != nil {
-			return false, err
-		}
-		return false, d.drained([]*spooled{&first})
-	}
-	return false, d.many(ctx, &first)
-}
-
-// decode decodes a record that was read.
-func (d *drainer) decode(i int) (spooled, error) {
-	r, err := decodeSpooled(d.records[i].Data)
-	r.number = d.records[i].Number
-	return r, err
+	n, err := d.many(ctx, s, batch)
+	return drained{s, batch[:n], err}
 }
 
 // repeat is the append of which nobody knows, once more.
@@ -187,48 +413,40 @@ func (s *spooling) messages(r *spooled) (messages []redisstream.Message, seen []
 	return messages, seen
 }
 
-// many drains the first record with those that follow it at once, of the same stream and kind.
-func (d *drainer) many(ctx context.Context, first *spooled) error {
-	batch, bytes := []*spooled{first}, first.size()
-	for i := 1; i < len(d.records); i++ {
-		r, err := d.decode(i)
-		if err != nil || r.stream != first.stream || r.doubtful.Name != "" || r.once() != first.once() || bytes+r.size() > flushBytes {
-			break
-		}
-		bytes += r.size()
-		batch = append(batch, &r)
-	}
-	batch = d.reserve(batch)
-	known, ok := d.known[first.stream]
-	if !ok {
-		last, err := d.bus.redis.LastAppends(ctx, first.stream, d.log.ID())
+// many makes appends of the records, all of one stream and kind, until they are in Redis. It returns how
+// many are.
+func (d *drainer) many(ctx context.Context, s *drainStream, batch []*spooled) (done int, err error) {
+	if !s.sure {
+		last, err := d.bus.redis.LastAppends(ctx, s.name, d.log.ID())
 		if err != nil {
-			return err
+			return 0, err
 		}
-		known = last[0]
+		s.known, s.sure = last[0], true
 	}
-	w := redisstream.Writer{Name: d.log.ID(), Seq: d.records[len(batch)-1].Number}
-	from := 0
-	for done := false; !done; {
+	w := redisstream.Writer{Name: d.log.ID(), Seq: batch[len(batch)-1].number}
+	once := batch[0].once()
+	for {
 		// What was drained without an answer, or by a process before this one, is passed over. An append of events that go once is answered again.
-		passed := from
-		for from < len(batch) && d.records[from].Number <= known && !(first.once() && known == w.Seq) {
-			from++
+		passed := done
+		for done < len(batch) && batch[done].number <= s.known && !(once && s.known == w.Seq) {
+			done++
 		}
-		if from > passed {
-			d.passed(redisstream.Writer{Name: w.Name, Seq: d.records[from-1].Number}, known, batch[passed:from])
+		if done > passed {
+			d.passed(redisstream.Writer{Name: w.Name, Seq: batch[done-1].number}, s.known, batch[passed:done])
 		}
-		if from == len(batch) {
-			break
+		if done == len(batch) {
+			return done, nil
 		}
-		var err error
-		if done, known, err = d.send(ctx, w, known, batch[from:]); err != nil {
-			delete(d.known, first.stream) // it may have been carried out
-			return err
+		sent, known, err := d.send(ctx, w, s.known, batch[done:])
+		if err != nil {
+			s.sure = false // it may have been carried out
+			return done, err
 		}
-		d.known[first.stream] = known
+		s.known = known
+		if sent {
+			return len(batch), nil
+		}
 	}
-	return d.drained(batch)
 }
 
 // passed keeps what was drained and not confirmed like what was, so that it is restored should Redis forget it: from a place that nobody knows.
@@ -279,26 +497,62 @@ func (d *drainer) send(ctx context.Context, w redisstream.Writer, known uint64, 
 // once reports whether the record is appended only if none with its key was.
 func (r *spooled) once() bool { return r.events[0].once != nil }
 
-func (r *spooled) size() int {
-	m := &r.events[0].message
-	return len(m.UUID) + len(m.Metadata) + len(m.Payload)
+// size is about how many bytes an append of it takes.
+func (r *spooled) size() (n int) {
+	for i := range r.events {
+		m := &r.events[i].message
+		n += len(m.UUID) + len(m.Metadata) + len(m.Payload)
+	}
+	return n
 }
 
-// drained gives back the room of records that are in Redis.
-func (d *drainer) drained(batch []*spooled) error {
-	last := d.records[len(batch)-1].Number
-	d.records = d.records[len(batch):]
-	for _, r := range batch {
-		d.let(r, true)
+// stuck is what keeps a drain from going on, by stream, or for what concerns the spool itself.
+type stuck map[string]error
+
+// The keys of what concerns the spool itself: no stream is called so.
+const (
+	stuckRead = "/read"
+	stuckRoom = "/room"
+)
+
+// first returns one of the reasons, with its stream.
+func (s stuck) first() (stream string, err error) {
+	for name, reason := range s {
+		if err == nil || cmp.Less(name, stream) {
+			stream, err = name, reason
+		}
 	}
-	if left := slices.DeleteFunc(slices.Clone(batch), func(r *spooled) bool { return r.placed }); len(left) > 0 {
-		d.placed(left, redisstream.ID{})
+	return stream, err
+}
+
+// text says what is stuck, and why.
+func (s stuck) text() string {
+	stream, err := s.first()
+	text := err.Error()
+	if !strings.HasPrefix(stream, "/") {
+		text = fmt.Sprintf("stream %s: %v", stream, err)
 	}
-	if d.isEmpty() {
-		d.reader.Close() // a segment that is open keeps its room on the disk
+	if more := len(s) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
 	}
-	if err := d.log.Drained(last); err != nil {
-		return fmt.Errorf("give room of the spool back: %w", err)
+	return text
+}
+
+// complain notes why a stream can't be drained, though Redis is there, or that it can: a line in the log
+// per change.
+func (s *spooling) complain(stream string, err error) {
+	s.mu.Lock()
+	before := s.stuck[stream]
+	if err == nil {
+		delete(s.stuck, stream)
+	} else {
+		s.stuck[stream] = err
 	}
-	return nil
+	s.mu.Unlock()
+	switch {
+	case err != nil && (before == nil || redisstream.Classify(before) != redisstream.Classify(err)):
+		s.bus.logger.Error("spool can't be drained; it is tried again", "stream", stream, "dir", s.log.Dir(), "err", err)
+	case err == nil && before != nil:
+		s.bus.logger.Info("spool is drained again", "stream", stream)
+	}
 }

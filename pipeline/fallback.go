@@ -29,7 +29,8 @@ type fallback struct {
 	handled map[string]*numbers // by group: of them, those that it has handled
 	claims  map[claim]bool      // whether its handler has begun
 	running map[uint64]int      // by record: its claims
-	sending uint64              // up to here the records are on their way to Redis, or may be there: those too that a process before this one has left
+	sending numbers             // records that are on their way to Redis, or may be there
+	sentTo  uint64              // up to here all are: those that a process before this one has left
 }
 
 // claim is a record that a consumer has, and has not ended yet.
@@ -46,7 +47,7 @@ func (s *spooling) claim(number uint64, c *consumer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := &s.fallback
-	if number <= f.sending || !numbersOf(&f.tried, c.cfg.Group).add(number) {
+	if s.hasSent(number) || !numbersOf(&f.tried, c.cfg.Group).add(number) {
 		return false
 	}
 	if f.claims == nil {
@@ -121,7 +122,12 @@ func (s *spooling) abandon(c *consumer) {
 func (s *spooling) isSent(number uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return number <= s.fallback.sending
+	return s.hasSent(number)
+}
+
+// hasSent is isSent. The lock is held.
+func (s *spooling) hasSent(number uint64) bool {
+	return number <= s.fallback.sentTo || s.hasDrained(number) || s.fallback.sending.has(number)
 }
 
 // reserve takes those records, from the first one on, that no group is handling now: they are on their way to Redis. A claim that still waits for its
@@ -140,7 +146,7 @@ func (s *spooling) reserve(batch []*spooled) []*spooled {
 		if s.fallback.running[r.number] > 0 {
 			return batch[:i]
 		}
-		s.fallback.sending = max(s.fallback.sending, r.number)
+		s.fallback.sending.add(r.number)
 	}
 	return batch
 }
@@ -161,6 +167,7 @@ func (s *spooling) handledBy(number uint64) string {
 
 // forgetHandled forgets what was handled of records that are in Redis. The lock is held.
 func (s *spooling) forgetHandled(upTo uint64) {
+	s.fallback.sending.forget(upTo)
 	for _, of := range []map[string]*numbers{s.fallback.tried, s.fallback.handled} {
 		for _, n := range of {
 			n.forget(upTo)
@@ -252,6 +259,9 @@ func (c *consumer) awaitNews(news <-chan struct{}) {
 // fromSpool returns the delivery of a record, if this consumer is to handle it now.
 func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisstream.Delivered, mine bool) {
 	if c.topic != r.stream && (c.topic != AllStreams || len(patternsOf(c.cfg.Patterns, r.stream)) == 0) {
+		return d, false
+	}
+	if c.bus.spool.isDrained(r.number) { // its room is not given back yet
 		return d, false
 	}
 	of := subjectKey{r.stream, r.events[0].subject}

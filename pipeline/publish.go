@@ -126,6 +126,10 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 	turn := b.turn()
 	var spooled []*pending
 	idle := b.spool.isIdle()
+	if !idle {
+		b.spool.awaitTurn(ctx, waiting)
+		idle = b.spool.isIdle()
+	}
 	var queued map[subjectKey]bool // those that come behind go there too, though the state may change meanwhile
 	for i := range waiting {
 		p := &waiting[i]

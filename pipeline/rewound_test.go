@@ -176,20 +176,21 @@ func TestF02DrainedWithoutAnAnswer(t *testing.T) {
 	publishSpooled(t, b, events...)
 
 	// The first 60 arrive.
-	d := &drainer{spooling: b.spool, reader: b.spool.log.Reader()}
-	defer d.reader.Close()
-	var err error
-	if d.records, err = d.reader.Read(1000); err != nil {
+	reader := b.spool.log.Reader()
+	defer reader.Close()
+	read, err := reader.Read(1000)
+	if err != nil {
 		t.Fatal(err)
 	}
 	var messages []redisstream.Message
 	var last uint64
 	for i := 0; len(messages) < 60; i++ {
-		r, err := d.decode(i)
+		r, err := decodeSpooled(read[i].Data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m, _ := d.messages(&r); r.stream == "booking" {
+		r.number = read[i].Number
+		if m, _ := b.spool.messages(&r); r.stream == "booking" {
 			messages, last = append(messages, m...), r.number
 		}
 	}

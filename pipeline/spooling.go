@@ -2,8 +2,11 @@ package pipeline
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,16 +28,26 @@ type spooling struct {
 	kick chan struct{} // asks drainLoop to look
 
 	mu     sync.Mutex // guards what follows
-	held   map[subjectKey]int
+	held   map[subjectKey]*spooledSubject
 	oldest time.Time // when the oldest record that is not drained was accepted; zero: none is known
-	stuck  error     // why the drain can't go on, though Redis is there; nil: it can
-	last   uint64    // number of the last record that is drained
+	stuck  stuck     // why the drain can't go on, though Redis is there
+	// drained are records that are drained, behind drainedTo, up to which all are.
+	drained    numbers
+	drainedTo  uint64
+	unreadable numbers // records that this version can't decode: they stay
 	// damages are those in which accepted events were lost, also of spools that were adopted: the first maxDamages.
 	damages []spool.Damage
 
 	fallback fallback
 
-	adopted *spooling // of a dead process, which is being drained; nil: none
+	adopted *spooling        // of a dead process, which is being drained; nil: none
+	left    map[string]error // slots that can't be drained, and why
+}
+
+// spooledSubject is a subject of which events are in the spool.
+type spooledSubject struct {
+	events int
+	free   chan struct{} // there while somebody waits; closed when none is left
 }
 
 // subjectKey names a subject of a stream.
@@ -64,7 +77,8 @@ func (b *Bus) server() string {
 
 // newSpooling reads what is in a spool.
 func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
-	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]int{}}
+	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]*spooledSubject{}, stuck: stuck{}, left: map[string]error{}}
+	s.drainedTo = log.Stats().First - 1
 	s.damaged(log.Damages())
 	r := log.Reader()
 	defer r.Close()
@@ -77,12 +91,15 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 		if len(records) == 0 {
 			break
 		}
-		s.fallback.sending = records[len(records)-1].Number
+		s.fallback.sentTo = records[len(records)-1].Number
 		for _, one := range records {
-			if record, err := decodeSpooled(one.Data); err == nil { // drainLoop complains
-				s.hold(&record)
-				n += len(record.events)
+			record, err := decodeSpooled(one.Data)
+			if err != nil {
+				s.unreadableAt(one.Number)
+				continue
 			}
+			s.hold(&record)
+			n += len(record.events)
 		}
 	}
 	if n > 0 {
@@ -114,14 +131,14 @@ func (s *spooling) adoptLoop() {
 	var trouble error
 	for {
 		if !s.bus.isAway() {
-			log, err := spool.Adopt(s.bus.spoolDir(), s.bus.server(), spool.Options{Max: s.bus.cfg.SpoolBytes})
+			log, err := spool.Adopt(s.bus.spoolDir(), s.bus.server(), spool.Options{Max: s.bus.cfg.SpoolBytes}, s.isLeft)
 			if err == nil && log != nil {
 				err = s.adopt(log)
 			}
 			if err != nil && trouble == nil {
 				s.bus.logger.Error("spool of a process that has ended can't be drained", "err", err)
 			}
-			if trouble = err; err == nil && log != nil {
+			if trouble = err; err == nil && log != nil && s.bus.stopped.Err() == nil {
 				continue // there may be another
 			}
 		}
@@ -131,9 +148,11 @@ func (s *spooling) adoptLoop() {
 	}
 }
 
+// adopt drains a spool until nothing is left that this version can read, or the bus is closed.
 func (s *spooling) adopt(log *spool.Log) error {
 	of, err := newSpooling(s.bus, log)
 	if err != nil {
+		s.leave(log.Dir(), err)
 		return err
 	}
 	s.mu.Lock()
@@ -144,7 +163,23 @@ func (s *spooling) adopt(log *spool.Log) error {
 	s.mu.Lock()
 	s.adopted = nil
 	s.mu.Unlock()
+	if of.firstUnreadable(math.MaxUint64) < math.MaxUint64 {
+		s.leave(log.Dir(), errSpoolRecord)
+	}
 	return log.Close()
+}
+
+// leave notes that a slot can't be drained by this process, isLeft reports it: the slot is not tried again.
+func (s *spooling) leave(dir string, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left[dir] = why
+}
+
+func (s *spooling) isLeft(dir string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left[dir] != nil
 }
 
 // count is how many events are to be drained.
@@ -152,7 +187,7 @@ func (s *spooling) count() (n int64) {
 	s.mu.Lock()
 	adopted := s.adopted
 	for _, of := range s.held {
-		n += int64(of)
+		n += int64(of.events)
 	}
 	s.mu.Unlock()
 	if adopted != nil {
@@ -161,33 +196,96 @@ func (s *spooling) count() (n int64) {
 	return n
 }
 
+// unreadableAt notes a record that can't be decoded.
+func (s *spooling) unreadableAt(number uint64) {
+	s.mu.Lock()
+	first := len(s.unreadable.ranges) == 0
+	s.unreadable.add(number)
+	s.mu.Unlock()
+	if first {
+		s.bus.logger.Error("spool has records that this version can't read; they stay where they are", "first", number, "dir", s.log.Dir())
+	}
+}
+
+// firstUnreadable is the number of the first record that can't be decoded, or that of the next record where there is none before it.
+func (s *spooling) firstUnreadable(next uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.unreadable.ranges; len(r) > 0 {
+		return min(next, r[0].from)
+	}
+	return next
+}
+
 // hold notes that a record is in the spool, let that it is not any more: it was drained, or could not be kept.
 func (s *spooling) hold(r *spooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range r.events {
-		s.held[subjectKey{r.stream, e.subject}]++
+		k := subjectKey{r.stream, e.subject}
+		if s.held[k] == nil {
+			s.held[k] = &spooledSubject{}
+		}
+		s.held[k].events++
 	}
 	if s.oldest.IsZero() {
 		s.oldest = r.at
 	}
 }
 
-func (s *spooling) let(r *spooled, drained bool) {
+func (s *spooling) let(records []*spooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range r.events {
-		k := subjectKey{r.stream, e.subject}
-		if s.held[k]--; s.held[k] <= 0 {
+	for _, r := range records {
+		for _, e := range r.events {
+			k := subjectKey{r.stream, e.subject}
+			of := s.held[k]
+			if of.events--; of.events > 0 {
+				continue
+			}
 			delete(s.held, k)
+			if of.free != nil {
+				close(of.free)
+			}
 		}
-	}
-	if drained {
-		s.oldest = r.at
 	}
 	if len(s.held) == 0 {
 		s.oldest = time.Time{}
 	}
+}
+
+// settled notes that records are in Redis.
+func (s *spooling) settled(records []*spooled) {
+	if left := slices.DeleteFunc(slices.Clone(records), func(r *spooled) bool { return r.placed }); len(left) > 0 {
+		s.placed(left, redisstream.ID{})
+	}
+	s.let(records)
+}
+
+// drainedBefore notes that all before a record is drained, and when the oldest that is not was accepted, as far as that is known. It
+// reports whether nothing is left.
+func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drainedTo = max(s.drainedTo, number-1)
+	s.drained.forget(s.drainedTo)
+	s.forgetHandled(s.drainedTo)
+	if empty = len(s.held) == 0; !empty && !oldest.IsZero() {
+		s.oldest = oldest
+	}
+	return empty
+}
+
+// isDrained reports whether a record is in Redis.
+func (s *spooling) isDrained(number uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasDrained(number)
+}
+
+// hasDrained is isDrained. The lock is held.
+func (s *spooling) hasDrained(number uint64) bool {
+	return number <= s.drainedTo || s.drained.has(number)
 }
 
 // isEmpty reports whether nothing is to be drained.
@@ -204,7 +302,56 @@ func (s *spooling) mustHold(p *pending) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.held[subjectKey{p.stream, p.subject}] > 0
+	return s.held[subjectKey{p.stream, p.subject}] != nil
+}
+
+// awaitTurn waits while events of the same subjects are on their way from the spool to Redis, so that these follow them there, instead of
+// going behind them into the spool, which would never become empty where a subject is published to all the time. It waits for no longer
+// than an append may take in an outage, and not at all for one that goes on, nor for a handler that has an event from the spool. What the bus says of
+// itself goes behind what it has said before.
+func (s *spooling) awaitTurn(ctx context.Context, events []pending) {
+	free := s.turnOf(events)
+	if free == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.bus.cfg.OutageAfter)
+	defer cancel()
+	look := time.NewTicker(checkSoon / 2)
+	defer look.Stop()
+	for ; free != nil; free = s.turnOf(events) {
+		select {
+		case <-free:
+		case <-look.C: // the state may have changed
+		case <-ctx.Done():
+			return
+		case <-s.bus.stopped.Done():
+			return
+		}
+	}
+}
+
+// turnOf returns what is closed when it may be the turn of these events; nil where they need not wait.
+func (s *spooling) turnOf(events []pending) <-chan struct{} {
+	if s.bus.State() != StateDraining {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.fallback.running) > 0 {
+		return nil
+	}
+	for i := range events {
+		p := &events[i]
+		of := s.held[subjectKey{p.stream, p.subject}]
+		if !p.spoolable || p.subject == "" || p.stream == SystemStream || of == nil {
+			continue
+		}
+		if of.free == nil {
+			of.free = make(chan struct{})
+		}
+		return of.free
+	}
+	return nil
 }
 
 // takes reports whether an event goes into the spool instead of to Redis.
@@ -292,7 +439,7 @@ func (s *spooling) announce(r *spooled) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r.number <= s.last {
+	if s.hasDrained(r.number) {
 		return
 	}
 	_, _, err := s.bus.local.Append(s.bus.stopped, r.stream, redisstream.Writer{}, []redisstream.Message{r.events[0].marked(s.log.ID(), r.number, "")})
@@ -309,7 +456,7 @@ func (s *spooling) placed(batch []*spooled, first redisstream.ID) {
 	var places []placing
 	for i, r := range batch {
 		r.placed = true
-		s.last = max(s.last, r.number)
+		s.drained.add(r.number)
 		if r.certain() {
 			p := placing{uuid: r.events[0].message.UUID, mark: spoolMark(s.log.ID(), r.number)}
 			if !first.IsZero() {
@@ -318,7 +465,6 @@ func (s *spooling) placed(batch []*spooled, first redisstream.ID) {
 			places = append(places, p)
 		}
 	}
-	s.forgetHandled(s.last)
 	if len(places) > 0 {
 		s.bus.local.Place(batch[0].stream, places)
 	}
@@ -336,9 +482,7 @@ func (s *spooling) numberOf(d *decoded) (number uint64, ours bool) {
 
 // refuse ends events that could not be spooled.
 func (s *spooling) refuse(events []*pending, records []*spooled, err error) {
-	for _, r := range records {
-		s.let(r, false)
-	}
+	s.let(records)
 	kind, hint := ErrSpoolFailed, "is the disk full, or the folder gone?"
 	if errors.Is(err, spool.ErrFull) {
 		kind, hint = ErrSpoolFull, "bring Redis back, or give the spool more room"
@@ -382,13 +526,8 @@ func (s *spooling) wake() {
 func (s *spooling) health(h *Health) {
 	stats, events := s.log.Stats(), s.count()
 	s.mu.Lock()
-	oldest, stuck, adopted, damages := s.oldest, s.stuck, s.adopted, slices.Clone(s.damages)
+	oldest, adopted, damages, left := s.oldest, s.adopted, slices.Clone(s.damages), maps.Clone(s.left)
 	s.mu.Unlock()
-	if adopted != nil && stuck == nil {
-		adopted.mu.Lock()
-		stuck = adopted.stuck
-		adopted.mu.Unlock()
-	}
 	h.Spool = &SpoolHealth{Events: events, Bytes: stats.Bytes, CapacityBytes: stats.Max}
 	if !oldest.IsZero() {
 		h.Spool.Oldest = &oldest
@@ -407,10 +546,28 @@ func (s *spooling) health(h *Health) {
 	for _, dir := range s.log.Others() {
 		h.problem("spool-of-another-redis", SeverityWarning, "events for another Redis stand in "+dir+" since this process began", "millrace spool drain with that Redis")
 	}
-	if stuck != nil {
-		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool can't be drained: %v", stuck), deniedHint(stuck))
+	s.healthOfDrain(h)
+	if adopted != nil {
+		adopted.healthOfDrain(h)
+	}
+	for _, dir := range slices.Sorted(maps.Keys(left)) {
+		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool of a process that has ended, %s, can't be drained: %v", dir, left[dir]), "")
 	}
 	for _, d := range damages {
 		h.problem("spool-damaged", SeverityError, d.String(), "the disk may be failing; what can't be read is kept in a file of that name with .damaged")
+	}
+}
+
+// healthOfDrain says what can't be drained, though Redis is there.
+func (s *spooling) healthOfDrain(h *Health) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.stuck) > 0 {
+		_, err := s.stuck.first()
+		h.problem("spool-stuck", SeverityError, "spool can't be drained: "+s.stuck.text(), deniedHint(err))
+	}
+	if n := s.unreadable.count(); n > 0 {
+		h.problem("spool-stuck", SeverityError, fmt.Sprintf("%d records of the spool %s can't be drained: %v", n, s.log.Dir(), errSpoolRecord),
+			"start the version that has written them, with this folder")
 	}
 }

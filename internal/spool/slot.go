@@ -50,11 +50,14 @@ func takeSlot(dir, server string) (s *slot, others []string, err error) {
 
 func slotPath(dir string, n int) string { return filepath.Join(dir, fmt.Sprintf("spool-%d", n)) }
 
-// Adopt opens the first slot of the folder with records for the server, or damages, that a dead process has left; nil where there is none. Whoever has drained it
-// closes it, and it is there for the next process.
-func Adopt(dir, server string, o Options) (*Log, error) {
+// Adopt opens the first slot of the folder with records for the server, or damages, that a dead process has left, unless except says that it is to be left
+// alone; nil where there is none. Whoever has drained it closes it, and it is there for the next process.
+func Adopt(dir, server string, o Options, except func(dir string) bool) (*Log, error) {
 	for n := range maxSlots {
 		path := slotPath(dir, n)
+		if except(path) {
+			continue
+		}
 		if _, err := os.Stat(filepath.Join(path, "owner")); errors.Is(err, os.ErrNotExist) {
 			continue
 		}

@@ -9,11 +9,11 @@
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = mark and mark:match('^%d+') or '0'
 if last ~= ARGV[2] then return { 0, last, '' } end
-local first
-for i = 5, #ARGV, 3 do
-  local id = redis.call('XADD', KEYS[1], '*',
-    '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
-  first = first or id
+local first = redis.call('XADD', KEYS[1], '*',
+  '_watermill_message_uuid', ARGV[5], 'metadata', ARGV[6], 'payload', ARGV[7])
+local auto = first:match('^%d+') .. '-*' -- on Redis 7.0 the time of '*' goes on within a script
+for i = 8, #ARGV, 3 do
+  redis.call('XADD', KEYS[1], auto, '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. first)
 local meta, limit = KEYS[3], ARGV[4]
