@@ -33,6 +33,7 @@ type drainer struct {
 	turns   []*drainStream // the same, in the order in which they have their turn
 	records int            // in the window
 	bytes   int
+	more    bool      // fill has not looked at all yet
 	damaged time.Time // when the spool is read again, where that failed; zero: it did not
 	away    time.Time // when Redis is tried again, where it was away
 	backoff time.Duration
@@ -73,8 +74,10 @@ const (
 	// drainRecords and flushBytes bound one append.
 	drainRecords = 256
 	// windowRecords and windowBytes bound what is read ahead.
-	windowRecords = 8192
-	windowBytes   = 8 << 20
+	windowRecords = 4096
+	windowBytes   = 4 << 20
+	// fillPages is how many MiB are read at once before those are looked at that are in the window by then.
+	fillPages = 8
 	// drainTimeout bounds one append.
 	drainTimeout = 10 * time.Second
 	// drainAside is the longest time for which a stream is left alone that Redis refuses.
@@ -90,10 +93,12 @@ func (s *spooling) drainLoop() { s.drain(false) }
 func (s *spooling) drain(untilEmpty bool) {
 	d := newDrainer(s)
 	defer d.close()
-	for s.bus.stopped.Err() == nil && !(untilEmpty && s.isEmpty()) {
+	for s.bus.stopped.Err() == nil && !(untilEmpty && s.isEmpty() && !d.unfreed) {
 		if !s.isEmpty() && !s.bus.isAway() && !time.Now().Before(d.away) {
 			d.fill()
-			d.start()
+			for d.start() {
+				d.fill()
+			}
 		}
 		if d.unfreed && time.Since(d.freed) >= checkSoon {
 			d.free()
@@ -129,6 +134,9 @@ func (d *drainer) wait() {
 
 // untilNext is how long nothing may begin, as far as time decides.
 func (d *drainer) untilNext(now time.Time) time.Duration {
+	if d.more {
+		return 0
+	}
 	until := checkSoon
 	for _, at := range []time.Time{d.away, d.damaged} {
 		if at.After(now) {
@@ -150,7 +158,11 @@ func (d *drainer) fill() {
 		return
 	}
 	d.goBack(now)
-	for d.records < windowRecords/2 && d.bytes < windowBytes/2 {
+	d.more = false
+	for pages := 0; d.records < windowRecords/2 && d.bytes < windowBytes/2; pages++ {
+		if d.more = pages == fillPages; d.more {
+			return
+		}
 		records, err := d.reader.Read(windowRecords - d.records)
 		if err != nil {
 			d.damaged = now.Add(drainAside)
@@ -162,7 +174,19 @@ func (d *drainer) fill() {
 			return
 		}
 		for _, record := range records {
-			d.take(record, now)
+			if record.Number == d.unreadable {
+				d.reader.Seek(record.Number)
+				return
+			}
+			r, err := decodeSpooled(record.Data)
+			if err != nil { // this process has written it
+				d.reader.Seek(record.Number)
+				d.damaged = now.Add(drainAside)
+				d.complain(stuckRead, fmt.Errorf("read spool: record %d: %w", record.Number, err))
+				return
+			}
+			r.number = record.Number
+			d.take(&r, now)
 			d.next = record.Number + 1
 		}
 	}
@@ -183,17 +207,8 @@ func (d *drainer) goBack(now time.Time) {
 	}
 }
 
-// take takes a record into the window, unless it is there, or drained, or its stream is set aside.
-func (d *drainer) take(record spool.Record, now time.Time) {
-	if d.isDrained(record.Number) {
-		return
-	}
-	r, err := decodeSpooled(record.Data)
-	if err != nil { // it stays where it is, and health tells of it
-		d.unreadableAt(record.Number)
-		return
-	}
-	r.number = record.Number
+// take takes a record into the window, unless it has been there, or its stream is set aside.
+func (d *drainer) take(r *spooled, now time.Time) {
 	s := d.streams[r.stream]
 	if s == nil {
 		s = &drainStream{name: r.stream, backoff: backoffFirst}
@@ -204,9 +219,9 @@ func (d *drainer) take(record spool.Record, now time.Time) {
 	case r.number <= s.upTo:
 	case s.skipped != nil:
 	case now.Before(s.aside):
-		s.skipped = &r
+		s.skipped = r
 	default:
-		s.records = append(s.records, &r)
+		s.records = append(s.records, r)
 		s.upTo = r.number
 		d.count(s, 1, r.size())
 	}
@@ -231,12 +246,13 @@ func (d *drainer) setAside(s *drainStream, until time.Time) {
 	s.records = nil
 }
 
-// start begins appends, of as many streams as may have one under way; each stream in its turn.
-func (d *drainer) start() {
+// start begins appends, of as many streams as may have one under way; each stream in its turn. It reports whether nothing could begin, and
+// the window has room for other streams now.
+func (d *drainer) start() (room bool) {
 	now := time.Now()
 	for _, s := range slices.Clone(d.turns) {
 		if d.busy == drainAppends {
-			return
+			return false
 		}
 		if s.busy || len(s.records) == 0 || now.Before(s.aside) {
 			continue
@@ -245,6 +261,7 @@ func (d *drainer) start() {
 		if len(batch) == 0 { // a group of this process is handling the first one, and kicks when it has
 			if d.records >= windowRecords/2 || d.bytes >= windowBytes/2 {
 				d.setAside(s, now.Add(checkSoon))
+				room = true
 			}
 			continue
 		}
@@ -254,6 +271,7 @@ func (d *drainer) start() {
 		d.busy++
 		d.appends.Go(func() { d.results <- d.append(s, batch) })
 	}
+	return room && d.busy == 0
 }
 
 // together returns the first records of a stream that one append may carry.
@@ -315,7 +333,7 @@ func (d *drainer) failed(s *drainStream, err error) {
 
 // free gives back the room of all that stands before the first record that is not drained.
 func (d *drainer) free() {
-	first, oldest := d.firstUnreadable(d.next), time.Time{}
+	first, oldest := d.next, time.Time{}
 	for _, s := range d.turns {
 		for _, r := range []*spooled{s.skipped, s.head()} {
 			if r != nil && r.number < first {
@@ -422,6 +440,9 @@ func (d *drainer) many(ctx context.Context, s *drainStream, batch []*spooled) (d
 			return 0, err
 		}
 		s.known, s.sure = last[0], true
+	}
+	if i := slices.IndexFunc(batch, func(r *spooled) bool { return r.once() && r.number == s.known }); i >= 0 {
+		batch = batch[:i+1] // its answer was lost: the same append again is answered
 	}
 	w := redisstream.Writer{Name: d.log.ID(), Seq: batch[len(batch)-1].number}
 	once := batch[0].once()

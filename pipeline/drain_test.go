@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 	"github.com/rishi-platform/millrace/internal/spool"
 )
@@ -145,7 +148,7 @@ func TestP06RefusedStreamHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	server := alwaysServer(t)
 	client := server.Client(t)
-	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir()})
+	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), OutageAfter: time.Hour})
 	if err := client.Set(t.Context(), "refused", "x", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -170,18 +173,20 @@ func TestP06RefusedStreamHoldsUpNoOther(t *testing.T) {
 	awaitState(t, b, StateDraining)
 	awaitFact(t, "the other stream", func() bool { return len(records(t, b, Query{Streams: []string{"booking"}, Source: FromRedis})) == 100 })
 	h := b.Health(t.Context())
-	if h.State != StateDraining || h.Spool.Events != n || !strings.Contains(fmt.Sprint(h.Problems), "stream refused: WRONGTYPE") {
+	if h.State != StateDraining || h.Spool.Events < n || !strings.Contains(fmt.Sprint(h.Problems), "stream refused: WRONGTYPE") {
 		t.Errorf("state %s, spool %+v, problems %+v", h.State, h.Spool, h.Problems)
 	}
 	if s := b.spool.log.Stats(); s.First > 2 { // record 1 tells of the outage
 		t.Errorf("what stands before record %d counts as drained", s.First)
 	}
-	publish(t, b, Event{ID: fmt.Sprint(next + 1), Type: "booking.created", Subject: "s"})
+	next++
+	publish(t, b, Event{ID: fmt.Sprint(next), Type: "booking.created", Subject: "s"})
+	add(1, "refused.step") // nobody waits for its turn, which does not come
 	if err := client.Del(t.Context(), "refused").Err(); err != nil {
 		t.Fatal(err)
 	}
 	awaitState(t, b, StateDurable)
-	wantInOrder(t, b, next+1)
+	wantInOrder(t, b, next)
 	if h := b.Health(t.Context()); hasProblem(h, "spool-stuck") {
 		t.Errorf("problems %+v", h.Problems)
 	}
@@ -235,13 +240,15 @@ func TestP04AdoptedSpoolEndsWithTheBus(t *testing.T) {
 	}
 }
 
-// What another version has written is named and stays where it is; all else is drained, and the next slot.
+// What another version has written is named and stays where it is, with what stands behind it, which must
+// not overtake it. What stands before it is drained, and the next slot, also behind one that is damaged; and what is
+// published in the next outage goes to another slot.
 func TestP04UnreadableRecordsStay(t *testing.T) {
 	t.Parallel()
 	ofAnotherVersion := []byte{spoolVersion + 1, 'x'}
 	for name, slots := range map[string][][][]byte{
-		"own":     {{recordOf("booking", "1"), ofAnotherVersion, recordOf("booking", "2")}},
-		"adopted": {nil, {recordOf("booking", "1"), ofAnotherVersion, ofAnotherVersion}, {recordOf("booking", "2")}},
+		"own":     {{recordOf("booking", "1"), ofAnotherVersion, recordOf("booking", "behind")}},
+		"adopted": {nil, {recordOf("booking", "1"), ofAnotherVersion, recordOf("booking", "behind")}, nil, {recordOf("booking", "2")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -255,24 +262,119 @@ func TestP04UnreadableRecordsStay(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			want := 1
+			if len(slots) > 1 {
+				want = 2
+				if err := os.WriteFile(filepath.Join(logs[2].Dir(), "owner"), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			b := openBus(t, cfg)
-			awaitFact(t, "what can be read", func() bool { return len(records(t, b, Query{Streams: []string{"booking"}})) == 2 })
+			awaitFact(t, "what can be read", func() bool { return len(records(t, b, Query{Streams: []string{"booking"}})) == want })
 			awaitFact(t, "the problem", func() bool {
 				h := b.Health(t.Context())
-				return h.State == StateDurable && strings.Contains(fmt.Sprint(h.Problems), "of another version")
+				text := fmt.Sprint(h.Problems)
+				return h.State == StateDurable && strings.Contains(text, "2 records stay: ") && strings.Contains(text, "is damaged") == (want == 2)
 			})
 			dir := logs[min(1, len(logs)-1)].Dir()
-			found := 0
-			if err := spool.Export(dir, func(r spool.Record) error {
-				if bytes.Equal(r.Data, ofAnotherVersion) {
-					found++
-				}
-				return nil
-			}); err != nil || found == 0 {
-				t.Errorf("%d records of another version are left; %v", found, err)
+			var left [][]byte
+			if err := spool.Export(dir, func(r spool.Record) error { left = append(left, r.Data); return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(left); n < 2 || !bytes.Equal(left[n-2], ofAnotherVersion) || b.spool.log.Dir() == dir {
+				t.Errorf("%d records are left in %s; the bus has %s", n, dir, b.spool.log.Dir())
+			}
+			if n := len(records(t, b, Query{Streams: []string{"booking"}})); n != want {
+				t.Errorf("%d events are stored, want %d", n, want)
 			}
 		})
 	}
+}
+
+// Once more after a lost answer: an append of events that go once is answered again, though there are more
+// by now, and what it could not store is told.
+func TestP01ConflictIsToldAfterALostAnswer(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	proxy := redistest.NewProxy(t, server.Addr())
+	lost := make(chan Loss, 10)
+	b := openBus(t, Config{Redis: &redis.UniversalOptions{Addrs: []string{proxy.Addr()}}, SpoolDir: t.TempDir(), Hooks: Hooks{Lost: func(l Loss) { lost <- l }}})
+	direct := openBus(t, Config{Redis: server.Options()})
+	if _, err := direct.PublishWith(t.Context(), PublishOptions{Key: "k2"}, Event{Type: "booking.created", Data: []byte("1")}); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Refuse(true)
+	proxy.Reset()
+	awaitState(t, b, StateSpooling)
+	for i := range 5 {
+		if r, err := b.PublishWith(t.Context(), PublishOptions{Key: fmt.Sprint("k", i)}, Event{Type: "booking.created"}); err != nil || r.Durability() != Spooled {
+			t.Fatal(r, err)
+		}
+	}
+	reader := b.spool.log.Reader()
+	defer reader.Close()
+	read, err := reader.Read(1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var batch []*spooled
+	for _, record := range read {
+		r, err := decodeSpooled(record.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.number = record.Number; r.stream == "booking" && len(batch) < 3 {
+			batch = append(batch, &r)
+		}
+	}
+	var messages []redisstream.Message
+	var seen []redisstream.Seen
+	for _, r := range batch {
+		m, s := b.spool.messages(r)
+		messages, seen = append(messages, m...), append(seen, s...)
+	}
+	w := redisstream.Writer{Name: b.spool.log.ID(), Seq: batch[2].number}
+	if _, _, err := direct.redis.AppendOnce(t.Context(), "booking", w, messages, seen); err != nil { // whose answer is lost
+		t.Fatal(err)
+	}
+	proxy.Refuse(false)
+	awaitState(t, b, StateDurable)
+	if l := within(t, "the loss", lost); l.Reason != ReasonConflict || l.Events != 1 {
+		t.Errorf("%+v", l)
+	}
+	if n := len(published(t, b, Query{})); n != 5 {
+		t.Errorf("%d events are stored, want the other one and 4", n)
+	}
+}
+
+// What a handler has holds up its stream, and no other, though the window is full of its stream.
+func TestP01HandlerHoldsUpItsStreamOnly(t *testing.T) {
+	t.Parallel()
+	server := alwaysServer(t)
+	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), Fallback: Local})
+	began, goOn := make(chan struct{}, 1), make(chan struct{})
+	handle(t, b, GroupConfig{Group: "g", InFlight: 1, Patterns: []string{"booking.created"}}, AllStreams, func(context.Context, *Delivery) error {
+		select {
+		case began <- struct{}{}:
+			<-goOn
+		default:
+		}
+		return nil
+	})
+	publish(t, b, Event{Type: "booking.changed"})
+	server.Kill(t)
+	awaitState(t, b, StateSpooling)
+	publishSpooled(t, b, Event{Type: "booking.created"})
+	within(t, "the handler", began)
+	for range windowRecords / 500 {
+		publishSpooled(t, b, events(500, "booking.changed")...)
+	}
+	publishSpooled(t, b, events(10, "invoice.issued")...)
+	server.StartAgain(t)
+	awaitState(t, b, StateDraining)
+	awaitFact(t, "the other stream", func() bool { return len(records(t, b, Query{Streams: []string{"invoice"}, Source: FromRedis})) == 10 })
+	close(goOn)
+	awaitState(t, b, StateDurable)
 }
 
 // A spool that can't be read is no outage of Redis: health says so.

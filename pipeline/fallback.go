@@ -29,7 +29,7 @@ type fallback struct {
 	handled map[string]*numbers // by group: of them, those that it has handled
 	claims  map[claim]bool      // whether its handler has begun
 	running map[uint64]int      // by record: its claims
-	sending numbers             // records that are on their way to Redis, or may be there
+	sending map[string]uint64   // by stream: up to which record they are on their way to Redis, or may be there
 	sentTo  uint64              // up to here all are: those that a process before this one has left
 }
 
@@ -40,14 +40,15 @@ type claim struct {
 }
 
 // claim gives a record to a consumer, unless its group has had it or it is on its way to Redis.
-func (s *spooling) claim(number uint64, c *consumer) bool {
+func (s *spooling) claim(r *spooled, c *consumer) bool {
+	number := r.number
 	if s.bus.State() != StateSpooling {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := &s.fallback
-	if s.hasSent(number) || !numbersOf(&f.tried, c.cfg.Group).add(number) {
+	if s.hasSent(r) || !numbersOf(&f.tried, c.cfg.Group).add(number) {
 		return false
 	}
 	if f.claims == nil {
@@ -119,15 +120,15 @@ func (s *spooling) abandon(c *consumer) {
 }
 
 // isSent reports whether a record is on its way to Redis, or may be there.
-func (s *spooling) isSent(number uint64) bool {
+func (s *spooling) isSent(r *spooled) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hasSent(number)
+	return s.hasSent(r)
 }
 
 // hasSent is isSent. The lock is held.
-func (s *spooling) hasSent(number uint64) bool {
-	return number <= s.fallback.sentTo || s.hasDrained(number) || s.fallback.sending.has(number)
+func (s *spooling) hasSent(r *spooled) bool {
+	return r.number <= max(s.fallback.sentTo, s.fallback.sending[r.stream])
 }
 
 // reserve takes those records, from the first one on, that no group is handling now: they are on their way to Redis. A claim that still waits for its
@@ -146,7 +147,7 @@ func (s *spooling) reserve(batch []*spooled) []*spooled {
 		if s.fallback.running[r.number] > 0 {
 			return batch[:i]
 		}
-		s.fallback.sending.add(r.number)
+		s.fallback.sending[r.stream] = max(s.fallback.sending[r.stream], r.number)
 	}
 	return batch
 }
@@ -167,7 +168,6 @@ func (s *spooling) handledBy(number uint64) string {
 
 // forgetHandled forgets what was handled of records that are in Redis. The lock is held.
 func (s *spooling) forgetHandled(upTo uint64) {
-	s.fallback.sending.forget(upTo)
 	for _, of := range []map[string]*numbers{s.fallback.tried, s.fallback.handled} {
 		for _, n := range of {
 			n.forget(upTo)
@@ -261,7 +261,7 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 	if c.topic != r.stream && (c.topic != AllStreams || len(patternsOf(c.cfg.Patterns, r.stream)) == 0) {
 		return d, false
 	}
-	if c.bus.spool.isDrained(r.number) { // its room is not given back yet
+	if c.bus.spool.isDrained(r) { // its room is not given back yet
 		return d, false
 	}
 	of := subjectKey{r.stream, r.events[0].subject}
@@ -278,13 +278,13 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 	if event.origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
 		return d, false
 	}
-	if c.bus.spool.isSent(r.number) || c.isPaused(r.stream) || c.sick() != nil {
+	if c.bus.spool.isSent(r) || c.isPaused(r.stream) || c.sick() != nil {
 		if of.subject != "" {
 			blocked[of] = true
 		}
 		return d, false
 	}
-	if !c.bus.spool.claim(r.number, c) {
+	if !c.bus.spool.claim(r, c) {
 		return d, false
 	}
 	return redisstream.Delivered{Ref: redisstream.Ref{Stream: r.stream, Spool: true, ID: entry.ID}, Entry: entry}, true

@@ -25,14 +25,6 @@ func (n *numbers) behind(number uint64) int {
 	return i
 }
 
-// count is how many numbers are in the set.
-func (n *numbers) count() (count uint64) {
-	for _, r := range n.ranges {
-		count += r.to - r.from + 1
-	}
-	return count
-}
-
 // forget removes all numbers up to one.
 func (n *numbers) forget(upTo uint64) {
 	i := 0

@@ -19,6 +19,7 @@ type pausing struct {
 	pause   Pause     // what the text says
 	probeAt time.Time // of the next probe, where this consumer makes it; zero: it does not
 	probing bool      // a probe is under way
+	begun   time.Time // when it began
 	writing string    // "": nothing; else a decision is being written
 	inherit Pause     // the decision, where it is to make the probes from now on
 	written time.Time // when a decision was written last
@@ -125,7 +126,7 @@ func (p *pausing) takeProbe(now time.Time) bool {
 	if !p.mayProbe(now) {
 		return false
 	}
-	p.probing = true
+	p.probing, p.begun = true, now
 	return true
 }
 
@@ -163,6 +164,8 @@ func (p *pausing) looked(proberLives, canTry bool, now time.Time) (e pauseEffect
 	switch {
 	case p.pause.By != PausedByBreaker, p.writing != "":
 		return e
+	case p.isProber() && p.probing && now.Sub(p.begun) >= probeMost: // it hangs, perhaps here alone
+		return p.leaveProbes()
 	case p.isProber():
 		if canTry || !p.mayProbe(now) || now.Sub(p.probeAt) < proberIdle {
 			return e
@@ -170,6 +173,9 @@ func (p *pausing) looked(proberLives, canTry bool, now time.Time) (e pauseEffect
 		return p.appoint("")
 	case proberLives:
 		p.vacant = time.Time{}
+		return e
+	}
+	if p.probing { // the one that hangs
 		return e
 	}
 	setDefault(&p.vacant, now)

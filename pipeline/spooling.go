@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,17 +30,25 @@ type spooling struct {
 	held   map[subjectKey]*spooledSubject
 	oldest time.Time // when the oldest record that is not drained was accepted; zero: none is known
 	stuck  stuck     // why the drain can't go on, though Redis is there
-	// drained are records that are drained, behind drainedTo, up to which all are.
-	drained    numbers
-	drainedTo  uint64
-	unreadable numbers // records that this version can't decode: they stay
+	// drained is up to which record each stream is drained.
+	drained map[string]uint64
+	// unreadable is the first record that this version can't decode, 0: none. It stays, with all that stands behind it: whoever drains it
+	// some day must find that nothing has overtaken it.
+	unreadable uint64
+	behind     uint64 // how many records stay
 	// damages are those in which accepted events were lost, also of spools that were adopted: the first maxDamages.
 	damages []spool.Damage
 
 	fallback fallback
 
-	adopted *spooling        // of a dead process, which is being drained; nil: none
-	left    map[string]error // slots that can't be drained, and why
+	adopted *spooling           // of a dead process, which is being drained; nil: none
+	left    map[string]leftSlot // slots that can't be drained
+}
+
+// leftSlot is a slot that can't be drained by this process.
+type leftSlot struct {
+	why   error
+	until time.Time // then it is looked at again
 }
 
 // spooledSubject is a subject of which events are in the spool.
@@ -55,14 +62,28 @@ type subjectKey struct{ stream, subject string }
 
 // openSpool opens the spool of a bus, with what a process before it has left there.
 func openSpool(b *Bus) (*spooling, error) {
-	log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{Max: b.cfg.SpoolBytes})
-	if err != nil {
-		return nil, err
+	left := map[string]bool{} // what goes there would stand behind what can't be read
+	for {
+		log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{Max: b.cfg.SpoolBytes, Except: func(dir string) bool { return left[dir] }})
+		if err != nil {
+			return nil, err
+		}
+		s, err := newSpooling(b, log)
+		if err != nil {
+			return nil, err
+		}
+		if s.unreadable > 0 {
+			left[log.Dir()] = true // until it is adopted, for what stands before
+			if err := log.Close(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		for _, dir := range log.Others() {
+			b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
+		}
+		return s, nil
 	}
-	for _, dir := range log.Others() {
-		b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
-	}
-	return newSpooling(b, log)
 }
 
 // spoolDir is where the slots of this bus and its siblings are, server whom their records are for.
@@ -77,8 +98,8 @@ func (b *Bus) server() string {
 
 // newSpooling reads what is in a spool.
 func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
-	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]*spooledSubject{}, stuck: stuck{}, left: map[string]error{}}
-	s.drainedTo = log.Stats().First - 1
+	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]*spooledSubject{}, stuck: stuck{}, drained: map[string]uint64{}, left: map[string]leftSlot{}}
+	s.fallback.sending = map[string]uint64{}
 	s.damaged(log.Damages())
 	r := log.Reader()
 	defer r.Close()
@@ -94,13 +115,19 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 		s.fallback.sentTo = records[len(records)-1].Number
 		for _, one := range records {
 			record, err := decodeSpooled(one.Data)
-			if err != nil {
-				s.unreadableAt(one.Number)
+			if err != nil && s.unreadable == 0 {
+				s.unreadable = one.Number
+			}
+			if s.unreadable > 0 {
+				s.behind++
 				continue
 			}
 			s.hold(&record)
 			n += len(record.events)
 		}
+	}
+	if s.unreadable > 0 {
+		b.logger.Error("spool has a record that this version can't read: it stays, with what stands behind it", "record", s.unreadable, "records", s.behind, "dir", log.Dir())
 	}
 	if n > 0 {
 		b.logger.Warn("spool holds events of a process that has ended; they are drained", "events", n, "dir", log.Dir())
@@ -131,9 +158,12 @@ func (s *spooling) adoptLoop() {
 	var trouble error
 	for {
 		if !s.bus.isAway() {
-			log, err := spool.Adopt(s.bus.spoolDir(), s.bus.server(), spool.Options{Max: s.bus.cfg.SpoolBytes}, s.isLeft)
+			log, dir, err := spool.Adopt(s.bus.spoolDir(), s.bus.server(), spool.Options{Max: s.bus.cfg.SpoolBytes, Except: s.isLeft})
 			if err == nil && log != nil {
 				err = s.adopt(log)
+			}
+			if err != nil {
+				s.leave(dir, err)
 			}
 			if err != nil && trouble == nil {
 				s.bus.logger.Error("spool of a process that has ended can't be drained", "err", err)
@@ -152,7 +182,6 @@ func (s *spooling) adoptLoop() {
 func (s *spooling) adopt(log *spool.Log) error {
 	of, err := newSpooling(s.bus, log)
 	if err != nil {
-		s.leave(log.Dir(), err)
 		return err
 	}
 	s.mu.Lock()
@@ -163,23 +192,31 @@ func (s *spooling) adopt(log *spool.Log) error {
 	s.mu.Lock()
 	s.adopted = nil
 	s.mu.Unlock()
-	if of.firstUnreadable(math.MaxUint64) < math.MaxUint64 {
-		s.leave(log.Dir(), errSpoolRecord)
+	if of.unreadable > 0 {
+		s.leave(log.Dir(), fmt.Errorf("%d records stay: %w", of.behind, errSpoolRecord))
 	}
 	return log.Close()
 }
 
-// leave notes that a slot can't be drained by this process, isLeft reports it: the slot is not tried again.
+// leaveFor is how long a slot is left alone that can't be drained.
+const leaveFor = 5 * time.Minute
+
+// leave notes that a slot can't be drained by this process; isLeft reports it, until it is to be looked at again.
 func (s *spooling) leave(dir string, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left[dir] = why
+	s.left[dir] = leftSlot{why, time.Now().Add(leaveFor)}
 }
 
 func (s *spooling) isLeft(dir string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.left[dir] != nil
+	left, is := s.left[dir]
+	if is && time.Now().After(left.until) {
+		delete(s.left, dir)
+		return false
+	}
+	return is
 }
 
 // count is how many events are to be drained.
@@ -194,27 +231,6 @@ func (s *spooling) count() (n int64) {
 		n += adopted.count()
 	}
 	return n
-}
-
-// unreadableAt notes a record that can't be decoded.
-func (s *spooling) unreadableAt(number uint64) {
-	s.mu.Lock()
-	first := len(s.unreadable.ranges) == 0
-	s.unreadable.add(number)
-	s.mu.Unlock()
-	if first {
-		s.bus.logger.Error("spool has records that this version can't read; they stay where they are", "first", number, "dir", s.log.Dir())
-	}
-}
-
-// firstUnreadable is the number of the first record that can't be decoded, or that of the next record where there is none before it.
-func (s *spooling) firstUnreadable(next uint64) uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r := s.unreadable.ranges; len(r) > 0 {
-		return min(next, r[0].from)
-	}
-	return next
 }
 
 // hold notes that a record is in the spool, let that it is not any more: it was drained, or could not be kept.
@@ -267,9 +283,7 @@ func (s *spooling) settled(records []*spooled) {
 func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drainedTo = max(s.drainedTo, number-1)
-	s.drained.forget(s.drainedTo)
-	s.forgetHandled(s.drainedTo)
+	s.forgetHandled(number - 1)
 	if empty = len(s.held) == 0; !empty && !oldest.IsZero() {
 		s.oldest = oldest
 	}
@@ -277,15 +291,10 @@ func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
 }
 
 // isDrained reports whether a record is in Redis.
-func (s *spooling) isDrained(number uint64) bool {
+func (s *spooling) isDrained(r *spooled) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hasDrained(number)
-}
-
-// hasDrained is isDrained. The lock is held.
-func (s *spooling) hasDrained(number uint64) bool {
-	return number <= s.drainedTo || s.drained.has(number)
+	return r.number <= s.drained[r.stream]
 }
 
 // isEmpty reports whether nothing is to be drained.
@@ -307,7 +316,7 @@ func (s *spooling) mustHold(p *pending) bool {
 
 // awaitTurn waits while events of the same subjects are on their way from the spool to Redis, so that these follow them there, instead of
 // going behind them into the spool, which would never become empty where a subject is published to all the time. It waits for no longer
-// than an append may take in an outage, and not at all for one that goes on, nor for a handler that has an event from the spool. What the bus says of
+// than an append may take in an outage, and not at all for one that goes on, nor for a stream that Redis refuses, nor for a handler that has an event from the spool. What the bus says of
 // itself goes behind what it has said before.
 func (s *spooling) awaitTurn(ctx context.Context, events []pending) {
 	free := s.turnOf(events)
@@ -337,13 +346,13 @@ func (s *spooling) turnOf(events []pending) <-chan struct{} {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.fallback.running) > 0 {
+	if len(s.fallback.running) > 0 || s.stuck[stuckRead] != nil {
 		return nil
 	}
 	for i := range events {
 		p := &events[i]
 		of := s.held[subjectKey{p.stream, p.subject}]
-		if !p.spoolable || p.subject == "" || p.stream == SystemStream || of == nil {
+		if !p.spoolable || p.subject == "" || p.stream == SystemStream || of == nil || s.stuck[p.stream] != nil {
 			continue
 		}
 		if of.free == nil {
@@ -439,7 +448,7 @@ func (s *spooling) announce(r *spooled) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.hasDrained(r.number) {
+	if r.number <= s.drained[r.stream] {
 		return
 	}
 	_, _, err := s.bus.local.Append(s.bus.stopped, r.stream, redisstream.Writer{}, []redisstream.Message{r.events[0].marked(s.log.ID(), r.number, "")})
@@ -456,7 +465,7 @@ func (s *spooling) placed(batch []*spooled, first redisstream.ID) {
 	var places []placing
 	for i, r := range batch {
 		r.placed = true
-		s.drained.add(r.number)
+		s.drained[r.stream] = r.number
 		if r.certain() {
 			p := placing{uuid: r.events[0].message.UUID, mark: spoolMark(s.log.ID(), r.number)}
 			if !first.IsZero() {
@@ -551,7 +560,7 @@ func (s *spooling) health(h *Health) {
 		adopted.healthOfDrain(h)
 	}
 	for _, dir := range slices.Sorted(maps.Keys(left)) {
-		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool of a process that has ended, %s, can't be drained: %v", dir, left[dir]), "")
+		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool of a process that has ended, %s, can't be drained: %v", dir, left[dir].why), "start the version that has written it, with this folder; or see to the folder")
 	}
 	for _, d := range damages {
 		h.problem("spool-damaged", SeverityError, d.String(), "the disk may be failing; what can't be read is kept in a file of that name with .damaged")
@@ -565,9 +574,5 @@ func (s *spooling) healthOfDrain(h *Health) {
 	if len(s.stuck) > 0 {
 		_, err := s.stuck.first()
 		h.problem("spool-stuck", SeverityError, "spool can't be drained: "+s.stuck.text(), deniedHint(err))
-	}
-	if n := s.unreadable.count(); n > 0 {
-		h.problem("spool-stuck", SeverityError, fmt.Sprintf("%d records of the spool %s can't be drained: %v", n, s.log.Dir(), errSpoolRecord),
-			"start the version that has written them, with this folder")
 	}
 }

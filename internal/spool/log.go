@@ -14,6 +14,8 @@ type Options struct {
 	Max int64
 	// Segment is how large a segment grows, in bytes, before the next one begins. Default: 16 MiB.
 	Segment int64
+	// Except names slots that are passed over. Default: none.
+	Except func(dir string) bool
 }
 
 // Errors of Append.
@@ -58,7 +60,7 @@ type request struct {
 
 // Open takes a slot in a folder for records for the server, with what a dead process left there.
 func Open(dir, server string, o Options) (*Log, error) {
-	slot, others, err := takeSlot(dir, server)
+	slot, others, err := takeSlot(dir, server, o.Except)
 	if err != nil {
 		return nil, fmt.Errorf("open spool in %s: %w", dir, err)
 	}

@@ -652,7 +652,7 @@ func TestDamageIsAdopted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	adopted, err := Adopt(base, server, Options{}, func(string) bool { return false })
+	adopted, _, err := Adopt(base, server, Options{})
 	if err != nil || adopted == nil || len(adopted.Damages()) != 1 || !adopted.Damages()[0].Rest {
 		t.Fatalf("%v, %v", adopted, err)
 	}
@@ -667,13 +667,13 @@ func TestDamageIsAdopted(t *testing.T) {
 	for _, path := range paths {
 		zero(t, path, 0, 4)
 	}
-	if adopted, err = Adopt(base, server, Options{}, func(string) bool { return false }); err != nil || adopted == nil || len(adopted.Damages()) != len(paths) {
+	if adopted, _, err = Adopt(base, server, Options{}); err != nil || adopted == nil || len(adopted.Damages()) != len(paths) {
 		t.Fatalf("nothing but damage: %v, %v", adopted, err)
 	}
 	if err := adopted.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if adopted, err = Adopt(base, server, Options{}, func(string) bool { return false }); err != nil || adopted != nil {
+	if adopted, _, err = Adopt(base, server, Options{}); err != nil || adopted != nil {
 		t.Errorf("adopted once more: %v, %v", adopted, err)
 	}
 }

@@ -26,13 +26,16 @@ type owner struct {
 const maxSlots = 64
 
 // takeSlot takes the first slot of the folder that no living process has and that is for this server, or makes one. Those of other servers that
-// hold records and have nobody are returned as well.
-func takeSlot(dir, server string) (s *slot, others []string, err error) {
+// hold records and have nobody are returned as well. Those that except names are passed over.
+func takeSlot(dir, server string, except func(dir string) bool) (s *slot, others []string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
 	for n := range maxSlots {
 		path := slotPath(dir, n)
+		if except != nil && except(path) {
+			continue
+		}
 		s, foreign, err := openSlot(path, server)
 		switch {
 		case err != nil:
@@ -50,12 +53,12 @@ func takeSlot(dir, server string) (s *slot, others []string, err error) {
 
 func slotPath(dir string, n int) string { return filepath.Join(dir, fmt.Sprintf("spool-%d", n)) }
 
-// Adopt opens the first slot of the folder with records for the server, or damages, that a dead process has left, unless except says that it is to be left
-// alone; nil where there is none. Whoever has drained it closes it, and it is there for the next process.
-func Adopt(dir, server string, o Options, except func(dir string) bool) (*Log, error) {
+// Adopt opens the first slot of the folder with records for the server, or damages, that a dead process has left; nil where there is
+// none. Whoever has drained it closes it, and it is there for the next process. With an error it returns the slot that can't be opened.
+func Adopt(dir, server string, o Options) (l *Log, slot string, err error) {
 	for n := range maxSlots {
 		path := slotPath(dir, n)
-		if except(path) {
+		if o.Except != nil && o.Except(path) {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(path, "owner")); errors.Is(err, os.ErrNotExist) {
@@ -63,23 +66,23 @@ func Adopt(dir, server string, o Options, except func(dir string) bool) (*Log, e
 		}
 		s, _, err := openSlot(path, server)
 		if err != nil {
-			return nil, err
+			return nil, path, err
 		}
 		if s == nil {
 			continue
 		}
 		l, err := s.open(server, o)
 		if err != nil {
-			return nil, err
+			return nil, path, err
 		}
 		if l.Stats().Records > 0 || len(l.Damages()) > 0 { // which nobody would be told of again
-			return l, nil
+			return l, path, nil
 		}
 		if err := l.Close(); err != nil {
-			return nil, err
+			return nil, path, err
 		}
 	}
-	return nil, nil
+	return nil, "", nil
 }
 
 // openSlot takes one slot; nil where a living process has it.
