@@ -366,7 +366,7 @@ func TestP01HandlerHoldsUpItsStreamOnly(t *testing.T) {
 	awaitState(t, b, StateSpooling)
 	publishSpooled(t, b, Event{Type: "booking.created"})
 	within(t, "the handler", began)
-	for range windowRecords / 500 {
+	for range windowRecords/500 + 1 {
 		publishSpooled(t, b, events(500, "booking.changed")...)
 	}
 	publishSpooled(t, b, events(10, "invoice.issued")...)
