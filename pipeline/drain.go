@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -33,7 +32,6 @@ type drainer struct {
 	turns   []*drainStream // the same, in the order in which they have their turn
 	records int            // in the window
 	bytes   int
-	more    bool      // fill has not looked at all yet
 	damaged time.Time // when the spool is read again, where that failed; zero: it did not
 	away    time.Time // when Redis is tried again, where it was away
 	backoff time.Duration
@@ -94,16 +92,21 @@ func (s *spooling) drain(untilEmpty bool) {
 	d := newDrainer(s)
 	defer d.close()
 	for s.bus.stopped.Err() == nil && !(untilEmpty && s.isEmpty() && !d.unfreed) {
+		more := false
 		if !s.isEmpty() && !s.bus.isAway() && !time.Now().Before(d.away) {
-			d.fill()
+			more = d.fill()
 			for d.start() {
-				d.fill()
+				more = d.fill()
 			}
 		}
 		if d.unfreed && time.Since(d.freed) >= checkSoon {
 			d.free()
 		}
-		d.wait()
+		if !more {
+			d.wait(d.untilNext(time.Now()))
+		} else {
+			d.wait(0)
+		}
 	}
 }
 
@@ -119,9 +122,9 @@ func (d *drainer) close() {
 	d.reader.Close()
 }
 
-// wait waits until something has ended, or something may begin.
-func (d *drainer) wait() {
-	timer := time.NewTimer(d.untilNext(time.Now()))
+// wait waits until something has ended, or something may begin, for no longer than the given time.
+func (d *drainer) wait(most time.Duration) {
+	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case r := <-d.results:
@@ -134,9 +137,6 @@ func (d *drainer) wait() {
 
 // untilNext is how long nothing may begin, as far as time decides.
 func (d *drainer) untilNext(now time.Time) time.Duration {
-	if d.more {
-		return 0
-	}
 	until := checkSoon
 	for _, at := range []time.Time{d.away, d.damaged} {
 		if at.After(now) {
@@ -151,45 +151,46 @@ func (d *drainer) untilNext(now time.Time) time.Duration {
 	return until
 }
 
-// fill reads ahead, where the window is less than half full.
-func (d *drainer) fill() {
+// fill reads ahead, where the window is less than half full, and reports whether it has stopped before it is, so that
+// those are looked at first that are there.
+func (d *drainer) fill() (more bool) {
 	now := time.Now()
 	if now.Before(d.damaged) {
-		return
+		return false
 	}
 	d.goBack(now)
-	d.more = false
 	for pages := 0; d.records < windowRecords/2 && d.bytes < windowBytes/2; pages++ {
-		if d.more = pages == fillPages; d.more {
-			return
+		if pages == fillPages {
+			return true
 		}
 		records, err := d.reader.Read(windowRecords - d.records)
 		if err != nil {
 			d.damaged = now.Add(drainAside)
 			d.complain(stuckRead, fmt.Errorf("read spool: %w", err))
-			return
+			return false
 		}
 		d.complain(stuckRead, nil)
 		if len(records) == 0 {
-			return
+			return false
 		}
 		for _, record := range records {
 			if record.Number == d.unreadable {
 				d.reader.Seek(record.Number)
-				return
+				return false
 			}
 			r, err := decodeSpooled(record.Data)
 			if err != nil { // this process has written it
 				d.reader.Seek(record.Number)
 				d.damaged = now.Add(drainAside)
 				d.complain(stuckRead, fmt.Errorf("read spool: record %d: %w", record.Number, err))
-				return
+				return false
 			}
 			r.number = record.Number
 			d.take(&r, now)
 			d.next = record.Number + 1
 		}
 	}
+	return false
 }
 
 // goBack has the reader begin again at the first record that was skipped of a stream whose time has come.
@@ -539,7 +540,7 @@ const (
 // first returns one of the reasons, with its stream.
 func (s stuck) first() (stream string, err error) {
 	for name, reason := range s {
-		if err == nil || cmp.Less(name, stream) {
+		if err == nil || name < stream {
 			stream, err = name, reason
 		}
 	}

@@ -181,7 +181,18 @@ func TestP06RefusedStreamHoldsUpNoOther(t *testing.T) {
 	}
 	next++
 	publish(t, b, Event{ID: fmt.Sprint(next), Type: "booking.created", Subject: "s"})
-	add(1, "refused.step") // nobody waits for its turn, which does not come
+	next++
+	told := make(chan Durability, 1)
+	go func() {
+		r, err := b.Publish(t.Context(), Event{ID: fmt.Sprint(next), Type: "refused.step", Subject: "s"})
+		if err != nil {
+			t.Error(err)
+		}
+		told <- r.Durability()
+	}()
+	if got := within(t, "an event whose turn does not come", told); got != Spooled {
+		t.Errorf("it is %v", got)
+	}
 	if err := client.Del(t.Context(), "refused").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -269,12 +280,25 @@ func TestP04UnreadableRecordsStay(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if want == 1 { // and the end is damaged
+				segments, err := filepath.Glob(filepath.Join(logs[0].Dir(), "*.log"))
+				if err != nil || len(segments) != 1 {
+					t.Fatal(segments, err)
+				}
+				content, err := os.ReadFile(segments[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(segments[0], append(content, bytes.Repeat([]byte{255}, 64)...), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			b := openBus(t, cfg)
 			awaitFact(t, "what can be read", func() bool { return len(records(t, b, Query{Streams: []string{"booking"}})) == want })
 			awaitFact(t, "the problem", func() bool {
 				h := b.Health(t.Context())
 				text := fmt.Sprint(h.Problems)
-				return h.State == StateDurable && strings.Contains(text, "2 records stay: ") && strings.Contains(text, "is damaged") == (want == 2)
+				return h.State == StateDurable && hasProblem(h, "spool-damaged") == (want == 1) && strings.Contains(text, "2 records stay: ") && strings.Contains(text, "is damaged") == (want == 2)
 			})
 			dir := logs[min(1, len(logs)-1)].Dir()
 			var left [][]byte

@@ -151,7 +151,7 @@ func (p *pausing) probed(succeeded bool, now time.Time) (e pauseEffect) {
 		p.writing = writingResume
 		return e
 	}
-	p.pause.TriedAt = now
+	p.pause.TriedAt = now.UTC()
 	p.plan(now)
 	return e
 }

@@ -51,7 +51,7 @@ func TestPausing(t *testing.T) {
 	// tried is what is written when a probe has failed and the next one is that of a consumer.
 	tried := func(consumer string, seconds int) string {
 		p := mine
-		p.Consumer, p.TriedAt = consumer, at(seconds)
+		p.Consumer, p.TriedAt = consumer, at(seconds).UTC()
 		return p.text()
 	}
 	began, ended := pauseEffect{began: true}, pauseEffect{ended: true}

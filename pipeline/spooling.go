@@ -62,7 +62,8 @@ type subjectKey struct{ stream, subject string }
 
 // openSpool opens the spool of a bus, with what a process before it has left there.
 func openSpool(b *Bus) (*spooling, error) {
-	left := map[string]bool{} // what goes there would stand behind what can't be read
+	left := map[string]bool{}  // what goes there would stand behind what can't be read
+	var damages []spool.Damage // there: whoever opens it next finds only a part of them
 	for {
 		log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{Max: b.cfg.SpoolBytes, Except: func(dir string) bool { return left[dir] }})
 		if err != nil {
@@ -74,6 +75,7 @@ func openSpool(b *Bus) (*spooling, error) {
 		}
 		if s.unreadable > 0 {
 			left[log.Dir()] = true // until it is adopted, for what stands before
+			damages = append(damages, s.damages...)
 			if err := log.Close(); err != nil {
 				return nil, err
 			}
@@ -82,6 +84,9 @@ func openSpool(b *Bus) (*spooling, error) {
 		for _, dir := range log.Others() {
 			b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
 		}
+		s.mu.Lock()
+		s.keepDamages(damages)
+		s.mu.Unlock()
 		return s, nil
 	}
 }
@@ -141,7 +146,16 @@ func (s *spooling) damaged(damages []spool.Damage) {
 	defer s.mu.Unlock()
 	for _, d := range damages {
 		s.bus.logger.Error("spool was damaged", "damage", d.String())
-		if !d.Torn && len(s.damages) < maxDamages {
+		if !d.Torn {
+			s.keepDamages([]spool.Damage{d})
+		}
+	}
+}
+
+// keepDamages keeps damages for health, each once: a slot that is left is opened again. The lock is held.
+func (s *spooling) keepDamages(damages []spool.Damage) {
+	for _, d := range damages {
+		if len(s.damages) < maxDamages && !slices.Contains(s.damages, d) {
 			s.damages = append(s.damages, d)
 		}
 	}
@@ -186,7 +200,7 @@ func (s *spooling) adopt(log *spool.Log) error {
 	}
 	s.mu.Lock()
 	s.adopted = of
-	s.damages = append(s.damages, of.damages[:min(len(of.damages), maxDamages-len(s.damages))]...)
+	s.keepDamages(of.damages)
 	s.mu.Unlock()
 	of.drain(true)
 	s.mu.Lock()
@@ -314,10 +328,11 @@ func (s *spooling) mustHold(p *pending) bool {
 	return s.held[subjectKey{p.stream, p.subject}] != nil
 }
 
-// awaitTurn waits while events of the same subjects are on their way from the spool to Redis, so that these follow them there, instead of
-// going behind them into the spool, which would never become empty where a subject is published to all the time. It waits for no longer
-// than an append may take in an outage, and not at all for one that goes on, nor for a stream that Redis refuses, nor for a handler that has an event from the spool. What the bus says of
-// itself goes behind what it has said before.
+// awaitTurn waits while events of the same subjects are on their way from the spool to Redis, so that these
+// follow them there, instead of going behind them into the spool, which would never become empty where a
+// subject is published to all the time. It waits for no longer than an append may take in an outage, and
+// not at all in one, nor for a stream that Redis refuses, nor while a handler of this process has an event
+// from the spool. What the bus says of itself goes behind what it has said before.
 func (s *spooling) awaitTurn(ctx context.Context, events []pending) {
 	free := s.turnOf(events)
 	if free == nil {
