@@ -2,7 +2,7 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FUZZTIME ?= 10s
+FUZZRUNS ?= 10000x
 
 .DEFAULT_GOAL := help
 .PHONY: help run build deps test fuzz bench chaos outage mutants lint api ci
@@ -25,8 +25,8 @@ test: deps ## run all tests, with the race detector and in random order
 	go test -race -shuffle=on -parallel 8 -timeout 6m ./...
 	go test -shuffle=on -timeout 2m -run '^TestSuite(Ordered|Window)$$/^TestReconnect$$' ./internal/watermilltest
 
-fuzz: ## run every fuzz test for FUZZTIME (10s)
-	@.ci/fuzz $(FUZZTIME)
+fuzz: ## run every fuzz test FUZZRUNS times (10000x)
+	@.ci/fuzz '$(FUZZRUNS)'
 
 # BENCH passes flags on: make bench BENCH='--quick'. What is printed can be kept: all else goes to stderr.
 bench: deps ## measure against the raw limit and others; AGAINST=REV: against itself
