@@ -41,6 +41,7 @@ type Bus struct {
 	giveUp    context.CancelFunc
 	looked    chan struct{} // closed when it has ended
 	losses    losses
+	refusals  refusals
 	hungAfter time.Duration // hungAfter, but in tests
 
 	loops     loops
@@ -134,16 +135,23 @@ func (b *Bus) State() State {
 	return b.link.current()
 }
 
-// Ready returns nil while publishing works, else why it does not.
+// Ready returns nil while publishing works, else why it does not: Redis is away and nothing else keeps events, or it takes none (out of
+// memory, a missing right). It is what the last check found, of a second ago at most. With Config.NoPublish it is about reading.
 func (b *Bus) Ready() error {
 	if b.isClosed() {
 		return ErrClosed
 	}
+	op := "publish"
+	if b.cfg.NoPublish {
+		op = "read"
+	}
 	switch b.State() {
 	case StateUnavailable:
-		return b.link.unavailable("publish")
+		return b.link.unavailable(op)
 	case StateSpooling:
 		return b.spool.trouble()
+	case StateDurable, StateDraining:
+		return b.redisError(op, "", b.link.refused())
 	}
 	return nil
 }
@@ -260,7 +268,7 @@ func (b *Bus) redisError(op, stream string, err error) error {
 	switch redisstream.Classify(err) {
 	case redisstream.Away, redisstream.Silent:
 		e.Kind = ErrUnavailable
-		e.Hint = hintAway
+		e.Hint = awayHint(err)
 	case redisstream.Lost:
 		e.Kind = ErrUnavailable
 	case redisstream.ReadOnly:

@@ -37,6 +37,9 @@ type Config struct {
 	RestoreEvents int
 	// NoRestore names and counts what Redis forgets, but does not append it again.
 	NoRestore bool
+	// NoPublish is for what only looks: the bus refuses to publish, and to consume in a group, and asks of Redis nothing that a reader
+	// can't have. So it opens with a user who may only read, at a replica, and at a server that is out of memory. Needs RedisOnly.
+	NoPublish bool
 	// RedisOnly makes the bus keep nothing itself: no spool, no memory of recent events, no local events.
 	RedisOnly bool
 
@@ -62,6 +65,9 @@ type Config struct {
 	QueueEvents int
 	// OutageAfter is how long a publish is repeated while Redis is away before it fails. Default: 5 s.
 	OutageAfter time.Duration
+
+	// Health says from when on health calls something a problem.
+	Health HealthLimits
 
 	// Announce publishes system.service.started when the bus is open, and system.service.stopping when Close begins: who it is, and since
 	// when. OpenFromEnv does so.
@@ -109,6 +115,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.QueueEvents, 16_384)
 	setDefault(&c.OutageAfter, 5*time.Second)
 	setDefault(&c.SpoolBytes, 1<<30)
+	c.Health = c.Health.withDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -134,6 +141,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.RedisOnly && c.Redis == nil {
 		fault("RedisOnly needs Redis")
+	}
+	if c.NoPublish && !c.RedisOnly {
+		fault("NoPublish needs RedisOnly")
+	}
+	if c.NoPublish && c.Announce {
+		fault("NoPublish and Announce contradict each other")
 	}
 	if c.RedisOnly && c.SpoolDir != "" {
 		fault("RedisOnly and SpoolDir contradict each other")

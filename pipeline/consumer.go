@@ -81,6 +81,9 @@ const (
 
 // newConsumer joins the group and starts the loops. An error means that a person must act; a server that is away does not.
 func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*consumer, error) {
+	if b.cfg.NoPublish {
+		return nil, errNoPublish
+	}
 	c := prepareConsumer(ctx, b, cfg, topic)
 	err := c.addFirstStreams(ctx, c.assign)
 	if err == nil {
@@ -105,6 +108,9 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 
 // initializeGroup joins the group and leaves it again. It reads nothing. It returns how many streams it has joined.
 func initializeGroup(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (int, error) {
+	if b.cfg.NoPublish {
+		return 0, errNoPublish
+	}
 	c := prepareConsumer(ctx, b, cfg, topic)
 	err := c.addFirstStreams(ctx, func(string) {})
 	joined := len(c.joined())

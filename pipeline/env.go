@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -13,12 +14,22 @@ import (
 )
 
 // OpenFromEnv opens a bus as the environment says, so that code written for a bus in memory runs unchanged with or without
-// Redis. See ConfigFromEnv for the variables.
+// Redis. See ConfigFromEnv for the variables. It warns where they say where Redis is and not that it is to be used.
 func OpenFromEnv(ctx context.Context) (*Bus, error) {
-	cfg, err := ConfigFromEnv(os.LookupEnv)
+	return openFromEnv(ctx, os.LookupEnv, slog.Default())
+}
+
+func openFromEnv(ctx context.Context, lookup func(string) (string, bool), logger *slog.Logger) (*Bus, error) {
+	cfg, err := ConfigFromEnv(lookup)
 	if err != nil {
 		return nil, fmt.Errorf("read environment: %w", err)
 	}
+	url, _ := lookup("REDIS_URL")
+	host, _ := lookup("REDIS_HOST")
+	if cfg.Redis == nil && (url != "" || host != "") {
+		logger.Warn("a Redis address is set, but not used: events are kept in memory", "hint", "set ENABLE_REDIS_EVENTS=true")
+	}
+	cfg.Logger = logger
 	return Open(ctx, cfg)
 }
 

@@ -1,8 +1,12 @@
 package pipeline
 
 import (
+	"bytes"
+	"log/slog"
 	"strings"
 	"testing"
+
+	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
 // environ is a stand-in for the environment: NAME=value, separated by spaces.
@@ -21,6 +25,26 @@ func TestConfigFromEnvWithoutRedis(t *testing.T) {
 	cfg, err := ConfigFromEnv(environ("REDIS_URL=redis://localhost SERVICE_NAME=shop MILLRACE_NAMESPACE=acme MILLRACE_MAX_LEN=5"))
 	if err != nil || cfg.Redis != nil || cfg.Service != "shop" || cfg.Namespace != "acme" || cfg.MaxLen != 5 {
 		t.Errorf("%+v, %v", cfg, err)
+	}
+}
+
+func TestP19UnusedRedisAddressIsAWarning(t *testing.T) {
+	t.Parallel()
+	for env, want := range map[string]bool{
+		"REDIS_URL=redis://localhost":                true,
+		"REDIS_HOST=redis ENABLE_REDIS_EVENTS=false": true,
+		"SERVICE_NAME=shop":                          false,
+		"REDIS_URL=" + redistest.Shared(t).URL() + " ENABLE_REDIS_EVENTS=true MILLRACE_NAMESPACE=" + redistest.Namespace(t): false,
+	} {
+		var log bytes.Buffer
+		b, err := openFromEnv(t.Context(), environ(env), slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(env, err)
+		}
+		closeBus(t, b)
+		if warned := strings.Contains(log.String(), "ENABLE_REDIS_EVENTS=true"); warned != want {
+			t.Errorf("%s: %q", env, log.String())
+		}
 	}
 }
 

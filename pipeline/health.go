@@ -106,14 +106,17 @@ type GroupHealth struct {
 	// 10 oldest of what came again (retries and the like). A take-over begins anew. Where the group has
 	// consumers of other software too, it may be too small: what Millrace holds long then is made to look
 	// fresh. nil: nothing is pending.
-	OldestUnackedSeconds *float64       `json:"oldestUnackedSeconds"`
-	Deferred             int64          `json:"deferred"` // waiting for their next attempt
-	Dead                 int64          `json:"dead"`
-	Lost                 *int64         `json:"lost"`
-	Paused               *Pause         `json:"paused,omitempty"`
-	Patterns             []string       `json:"patterns"`
-	Unhandled            []UnhandledRow `json:"unhandled,omitempty"` // acked since they are outside of the patterns, by type
-	Waiting              []WaitingRow   `json:"waiting,omitempty"`   // inside of the patterns, but no consumer here handles them
+	OldestUnackedSeconds *float64 `json:"oldestUnackedSeconds"`
+	// OldestUndeliveredSeconds is for how long the first event that no consumer has got has stood in the
+	// stream, by the clock of Redis. nil: there is none, or it is not known.
+	OldestUndeliveredSeconds *float64       `json:"oldestUndeliveredSeconds"`
+	Deferred                 int64          `json:"deferred"` // waiting for their next attempt
+	Dead                     int64          `json:"dead"`
+	Lost                     *int64         `json:"lost"`
+	Paused                   *Pause         `json:"paused,omitempty"`
+	Patterns                 []string       `json:"patterns"`
+	Unhandled                []UnhandledRow `json:"unhandled,omitempty"` // acked since they are outside of the patterns, by type
+	Waiting                  []WaitingRow   `json:"waiting,omitempty"`   // inside of the patterns, but no consumer here handles them
 }
 
 // UnhandledRow counts the events of one type that a group acked without handling them, since they match none of its patterns.

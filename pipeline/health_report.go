@@ -62,7 +62,8 @@ func (b *Bus) Health(ctx context.Context) Health {
 		b.spool.health(&h)
 	}
 	b.losses.health(&h)
-	if h.State == StateUnavailable {
+	b.refusals.health(&h)
+	if b.State() == StateUnavailable {
 		h.problem("redis-unavailable", SeverityError, "redis is away and nothing else may keep events: publishing is refused", hintAway)
 	}
 	if b.isClosed() {
@@ -70,6 +71,18 @@ func (b *Bus) Health(ctx context.Context) Health {
 	}
 	h.conclude()
 	return h
+}
+
+// redisProblem is a problem whose cause is an error of Redis, with the way out that it has.
+func (h *Health) redisProblem(code, severity, text string, err error) {
+	var of *RedisError
+	hint := ""
+	if errors.As(err, &of) {
+		bare := *of
+		bare.Hint, hint = "", of.Hint
+		err = &bare
+	}
+	h.problem(code, severity, text+err.Error(), hint)
 }
 
 func (h *Health) problem(code, severity, text, hint string) {
@@ -126,10 +139,12 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 	if err != nil {
 		l.suspect()
 		h.Redis.Connected, h.Redis.LastError = false, err.Error()
-		h.problem("redis-error", SeverityError, fmt.Sprintf("redis does not answer as it should: %v", err), deniedHint(err))
+		h.redisProblem("redis-error", SeverityError, "redis does not answer as it should: ", b.redisError("describe", "", err))
 		return false
 	}
-	latency := float64(server.Latency.Microseconds()) / 1000
+	took, err := b.redis.Ping(ctx)
+	b.takesEvents(h, err)
+	latency := float64(took.Microseconds()) / 1000
 	h.Redis.LatencyMS = &latency
 	h.Redis.Version, h.Redis.Role = server.Version, server.Role
 	h.Redis.Persistence, h.Redis.MaxmemoryPolicy = server.Persistence, server.MaxmemoryPolicy
@@ -140,6 +155,28 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 		h.problem("redis-eviction", SeverityError, "maxmemory-policy "+p+" may evict whole streams with their groups", "set maxmemory-policy noeviction")
 	}
 	return true
+}
+
+// takesEvents says what the answer to an append means that would store nothing.
+func (b *Bus) takesEvents(h *Health, err error) {
+	if err == nil {
+		return
+	}
+	class := redisstream.Classify(err)
+	if b.cfg.NoPublish && class == redisstream.Denied {
+		h.redisProblem("publish-unknown", SeverityWarning, "whether redis takes events can't be told with the rights of this user: ", b.redisError("publish", "", err))
+		return
+	}
+	h.Redis.LastError = err.Error()
+	if class == redisstream.Away || class == redisstream.ReadOnly {
+		b.link.suspect()
+		if b.cfg.NoPublish { // it is not the way to read that is watched
+			h.State = StateUnavailable
+		}
+	} else {
+		h.Status = StatusUnhealthy
+	}
+	h.redisProblem(problemRefused, SeverityError, "redis takes no events: ", b.redisError("publish", "", err))
 }
 
 // beatProblems names the streams that consumers of this process can't read, or can't beat at, though
@@ -153,20 +190,20 @@ func (b *Bus) beatProblems(h *Health) {
 		for _, r := range c.readers {
 			if r.trouble != nil && time.Since(r.since) > silentProblem {
 				err := b.redisError("read group "+c.cfg.Group, "", unwrapped(r.trouble))
-				h.problem("group-unread", SeverityError, fmt.Sprintf("group %s of this process can't read %s since %s: %v",
-					c.cfg.Group, strings.Join(r.streams, ", "), r.since.UTC().Format(time.RFC3339), err), deniedHint(err))
+				h.redisProblem("group-unread", SeverityError, fmt.Sprintf("group %s of this process can't read %s since %s: ",
+					c.cfg.Group, strings.Join(r.streams, ", "), r.since.UTC().Format(time.RFC3339)), err)
 			}
 		}
 		for _, m := range c.streams {
 			if m.trouble != nil && time.Since(m.beaten) > silentProblem {
 				err := b.redisError("beat in group "+c.cfg.Group+" of", m.stream, m.trouble)
-				h.problem("consumer-stalled", SeverityError, fmt.Sprintf("group %s of this process takes nothing of stream %s since %s: %v",
-					c.cfg.Group, m.stream, m.beaten.UTC().Format(time.RFC3339), err), deniedHint(err))
+				h.redisProblem("consumer-stalled", SeverityError, fmt.Sprintf("group %s of this process takes nothing of stream %s since %s: ",
+					c.cfg.Group, m.stream, m.beaten.UTC().Format(time.RFC3339)), err)
 			}
 			for _, s := range m.setbacks.lasting(silentProblem, time.Now()) {
 				err := c.setbackError(m, s.step, s.err)
-				h.problem("consumer-hindered", SeverityError, fmt.Sprintf("group %s of this process can't %s at stream %s since %s: %v",
-					c.cfg.Group, s.step, m.stream, s.first.UTC().Format(time.RFC3339), err), deniedHint(err))
+				h.redisProblem("consumer-hindered", SeverityError, fmt.Sprintf("group %s of this process can't %s at stream %s since %s: ",
+					c.cfg.Group, s.step, m.stream, s.first.UTC().Format(time.RFC3339)), err)
 			}
 		}
 		c.mu.Unlock()
@@ -216,7 +253,7 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool
 		err := b.redisError("describe stream", d.Stream, d.Err)
 		switch {
 		case errors.Is(err, ErrDenied):
-			h.problem("stream-refused", SeverityError, err.Error(), deniedHint(err))
+			h.redisProblem("stream-refused", SeverityError, "", err)
 		case err != nil:
 			unknown = append(unknown, d.Stream)
 			cause = err
@@ -232,7 +269,10 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool
 			s.Groups = append(s.Groups, groupHealth(g))
 			h.groupProblems(d.Stream, g)
 			h.sickMembers(g, sick)
-			h.unsettledProblem(d.Stream, g, b.hungAfter, stuck)
+			h.pendingProblem(d.Stream, g, b.hungAfter, b.cfg.Health.PendingWarning, stuck)
+			h.lagProblem(d.Stream, g, b.cfg.Health)
+			h.deadProblem(d.Stream, d.Info, g, b.cfg.Health)
+			h.versionsProblem(d.Stream, g)
 		}
 		h.Streams = append(h.Streams, s)
 	}
@@ -266,6 +306,9 @@ func groupHealth(g redisstream.GroupInfo) GroupHealth {
 		if age := p.Idle.Seconds(); row.OldestUnackedSeconds == nil || age > *row.OldestUnackedSeconds {
 			row.OldestUnackedSeconds = &age
 		}
+	}
+	if age := g.Undelivered.Seconds(); age > 0 {
+		row.OldestUndeliveredSeconds = &age
 	}
 	for _, t := range slices.Sorted(maps.Keys(g.Unhandled)) {
 		row.Unhandled = append(row.Unhandled, UnhandledRow{Type: t, Count: g.Unhandled[t]})

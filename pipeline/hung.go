@@ -118,27 +118,39 @@ func (h *Health) stuckProblem(handler overdueHandler, longest time.Duration) {
 	h.problem("handler-stuck", SeverityError, text, hint)
 }
 
-// unsettledProblem says that a consumer that lives, of whatever process, holds a delivery of the group for
-// longer than the given time, or than twice its timeout where that is more: its handler hangs, or what it
-// holds does not get its turn. Those in known were named already. A pause is a reason to hold on, and has
-// a problem of its own.
-func (h *Health) unsettledProblem(stream string, g redisstream.GroupInfo, longest time.Duration, known map[redisstream.Ref]bool) {
+// pendingProblem says that a consumer holds a delivery of the group for longer than the given times, or
+// than twice its timeout where that is more. For one that lives, of whatever process, the longer time is an
+// error: its handler hangs, or what it holds does not get its turn. Those in known were named already. A
+// pause is a reason to hold on, and has a problem of its own.
+func (h *Health) pendingProblem(stream string, g redisstream.GroupInfo, longest, long time.Duration, known map[redisstream.Ref]bool) {
 	if g.Paused != "" {
 		return
 	}
-	limits := map[string]time.Duration{}
+	hangs, warns := map[string]time.Duration{}, map[string]time.Duration{}
 	for _, m := range g.Members {
+		twice := time.Duration(0)
+		if about := aboutOf(m); about != nil {
+			twice = time.Duration(2 * about.TimeoutSeconds * float64(time.Second))
+		}
 		if m.Alive && m.Beat > 0 {
-			limits[m.Name] = longest
-			if about := aboutOf(m); about != nil {
-				limits[m.Name] = max(longest, time.Duration(2*about.TimeoutSeconds*float64(time.Second)))
-			}
+			hangs[m.Name] = max(longest, twice)
+		}
+		if long > 0 {
+			warns[m.Name] = max(long, twice)
 		}
 	}
+	if !h.heldProblem("delivery-unsettled", SeverityError, stream, g, hangs, known) {
+		h.heldProblem("delivery-pending", SeverityWarning, stream, g, warns, known)
+	}
+}
+
+// heldProblem names the delivery that a consumer holds longest, of those that it holds for longer than it
+// may, and reports whether there is one.
+func (h *Health) heldProblem(code, severity, stream string, g redisstream.GroupInfo, limits map[string]time.Duration, known map[redisstream.Ref]bool) bool {
 	var worst redisstream.Pending
 	more := -1
 	for _, p := range g.Oldest {
-		if limit, lives := limits[p.Consumer]; !lives || p.Idle <= limit || known[p.Ref] {
+		if limit, counts := limits[p.Consumer]; !counts || p.Idle <= limit || known[p.Ref] {
 			continue
 		}
 		if more++; p.Idle > worst.Idle {
@@ -146,7 +158,7 @@ func (h *Health) unsettledProblem(stream string, g redisstream.GroupInfo, longes
 		}
 	}
 	if more < 0 {
-		return
+		return false
 	}
 	of := "stream " + stream
 	if worst.Lane {
@@ -157,8 +169,9 @@ func (h *Health) unsettledProblem(stream string, g redisstream.GroupInfo, longes
 	if more > 0 {
 		text += fmt.Sprintf("; at least %d more like it", more)
 	}
-	h.problem("delivery-unsettled", SeverityError, text,
+	h.problem(code, severity, text,
 		"health of that process has the stack of a handler that hangs; restart it; a timeout says how long a handler may run")
+	return true
 }
 
 // LabelDelivery is the profiler label under which package router runs handlers; its value is the event ID.

@@ -3,11 +3,14 @@ package pipeline
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
@@ -22,8 +25,8 @@ const (
 	// A black hole is an outage after 5 s at most: 1 s until the next check, three that wait in vain, and two short pauses.
 )
 
-// link watches the way to Redis and keeps the state of the bus. Its checks would write if there were anything to write: a replica
-// or a server that is loading answers PING, and takes no event.
+// link watches the way to Redis and keeps the state of the bus. Its checks are appends that store nothing: a replica, a server that is
+// loading or out of memory, and a user without the right to append answer PING, and take no event.
 type link struct {
 	bus   *Bus
 	check chan struct{} // asks for a check now
@@ -37,6 +40,7 @@ type link struct {
 	failures  int
 	failing   time.Time // since when
 	lastError error
+	refusal   error // why a server that is there takes no events; nil: it takes them
 	latency   time.Duration
 }
 
@@ -62,7 +66,7 @@ func (l *link) unavailable(op string) error {
 	if err == nil {
 		err = context.DeadlineExceeded
 	}
-	return &RedisError{Op: op, Kind: ErrUnavailable, Err: err, Hint: hintAway}
+	return l.bus.redisError(op, "", err)
 }
 
 // first makes the first check. Only an error that a person must mend is returned.
@@ -114,7 +118,17 @@ func (l *link) loop() {
 func (l *link) ping(ctx context.Context, timeout time.Duration) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	if l.bus.cfg.NoPublish {
+		return l.bus.redis.PingRead(ctx)
+	}
 	return l.bus.redis.Ping(ctx)
+}
+
+// refused returns why a server that is there takes no events; nil where it does, or is away.
+func (l *link) refused() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refusal
 }
 
 func (l *link) isConnected() bool {
@@ -136,8 +150,8 @@ func (l *link) note(latency time.Duration, err error) {
 		return // the check was cut short
 	}
 	l.mu.Lock()
-	from, failures := l.state, l.failures
-	l.latency, l.lastError = latency, err
+	from, failures, refused := l.state, l.failures, l.refusal
+	l.latency, l.lastError, l.refusal = latency, err, nil
 	switch class := redisstream.Classify(err); {
 	case class == redisstream.Away, class == redisstream.ReadOnly:
 		l.connected = class == redisstream.ReadOnly
@@ -151,17 +165,22 @@ func (l *link) note(latency time.Duration, err error) {
 			}
 		}
 	default:
-		// A server that refuses for good is there: publishing says what it refuses.
-		l.connected, l.failures = true, 0
+		l.connected, l.failures, l.refusal = true, 0, err
 		if l.state = StateDurable; l.bus.spool != nil && !l.bus.spool.isEmpty() {
 			l.state = StateDraining
 		}
 	}
-	to, back := l.state, failures > 0 && l.failures == 0
+	to, back, refuses := l.state, failures > 0 && l.failures == 0, l.refusal
 	if from != to {
 		l.since = time.Now()
 	}
 	l.mu.Unlock()
+	switch {
+	case refused == nil && refuses != nil:
+		l.bus.logger.Error("redis takes no events", "err", l.bus.redisError("publish", "", refuses))
+	case refused != nil && refuses == nil && to != StateUnavailable:
+		l.bus.logger.Info("redis takes events again", "state", to)
+	}
 	if back {
 		l.bus.suspectRewind() // it may have been started again, or be another one
 	}
@@ -220,10 +239,20 @@ func (b *Bus) announceState(from, to State, cause error) {
 // hintAway is the way out of an outage.
 const hintAway = "is the server up and its address right?"
 
+// awayHint says what may heal a server that is away.
+func awayHint(err error) string {
+	if redis.HasErrorPrefix(err, "READONLY") {
+		return "it is a replica: name its master, or wait until a failover has ended"
+	}
+	return hintAway
+}
+
 // deniedHint says what a person must mend.
 func deniedHint(err error) string {
 	text := err.Error()
 	switch {
+	case errors.Is(err, redisstream.ErrTooOld):
+		return "upgrade the server"
 	case strings.HasPrefix(text, "WRONGTYPE"):
 		return "the key holds another type: rename it, or use another namespace"
 	case strings.HasPrefix(text, "NOPERM"):

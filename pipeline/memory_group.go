@@ -441,12 +441,22 @@ func (m *memory) Describe(ctx context.Context, streams []string) []redisstream.D
 	return described
 }
 
+// newDead counts the dead letters of the last hour.
+func (g *memoryGroup) newDead(now time.Time) (int64, time.Duration) {
+	since := redisstream.ID{MS: uint64(now.Add(-time.Hour).UnixMilli())}
+	return int64(len(g.dead.between(since, redisstream.MaxID))), time.Hour
+}
+
 func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.GroupInfo {
 	info := redisstream.GroupInfo{
 		Name: name, Consumers: len(g.beats), LastDelivered: g.cursor, Lag: int64(s.log.len() - s.log.after(g.cursor)), Lost: g.lost,
 		Deferred: int64(len(g.deferred) + g.waitingCount()), Lane: int64(g.lane.len()), Patterns: g.patterns.Set, Unhandled: maps.Clone(g.unhandled),
 		Waits: int64(g.waitingCount()), Waiting: g.waitingSince(), Dead: int64(g.dead.len()), DeadLost: g.deadLost, Frontier: g.cursor, Paused: g.paused,
 	}
+	if next := s.log.between(g.cursor.Next(), redisstream.MaxID); len(next) > 0 {
+		info.Undelivered = max(0, time.Since(next[0].ID.Time()))
+	}
+	info.NewDead, info.NewDeadIn = g.newDead(time.Now())
 	held := map[string]int64{}
 	for _, p := range g.pending {
 		held[p.consumer]++

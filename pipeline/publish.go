@@ -90,6 +90,8 @@ func (b *Bus) admit(ctx context.Context, o PublishOptions) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case b.cfg.NoPublish:
+		return errNoPublish
 	case o.Scope == LocalOnly && b.local == nil:
 		return invalidCall("options.localOnly", "the bus keeps nothing itself in mode redis-only")
 	case o.Scope == RedisOnly && b.redis == nil:
@@ -99,6 +101,9 @@ func (b *Bus) admit(ctx context.Context, o PublishOptions) error {
 	}
 	return nil
 }
+
+// errNoPublish is what a bus with Config.NoPublish says to whoever would write with it.
+var errNoPublish = fmt.Errorf("the bus was opened with NoPublish: %w", ErrInvalid)
 
 func invalidCall(field, reason string) error {
 	return &ValidationError{Faults: []Fault{{Index: -1, Field: field, Reason: reason}}}

@@ -70,6 +70,9 @@ func (m *membership) heard(say redisstream.Say, b redisstream.Beat) {
 	m.watched = b.Failing || slices.ContainsFunc(b.Peers, func(p redisstream.Peer) bool {
 		return p.Holds() || p.Due < -lateSoon
 	})
+	if m.watched && say.Next > beatEvery {
+		m.beatSoon() // whoever is watched may be dead by now: the next beat is not to come in 15 s
+	}
 	m.strangers.Store(b.Strangers)
 	if m.resting.Load() && b.Pending > 0 {
 		m.stray.Store(true)

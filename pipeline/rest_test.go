@@ -201,6 +201,22 @@ func TestG12IdleConsumersRest(t *testing.T) {
 	})
 }
 
+// All of a group together beat about every 2 s, also where they are two.
+func TestG12TwoConsumersRestForLess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := openBus(t, Config{})
+		l := countBeats(b)
+		fleet(t, b, 2, 1, func(context.Context, *Delivery) error { return nil })
+		time.Sleep(restAfter + restMost) // of the bubble's time
+		l.beats.Store(0)
+		time.Sleep(time.Minute)
+		if beats := l.beats.Load(); beats < 28 || beats > 36 {
+			t.Errorf("%d beats in a minute, want 28 to 36", beats)
+		}
+	})
+}
+
 // Nothing begins before a consumer that rested has said that it does so no more: until then its peers
 // would notice its death late, and it might not know of a pause.
 func TestG12NothingBeginsWhileAConsumerRests(t *testing.T) {
@@ -244,16 +260,17 @@ func TestG12NothingBeginsWhileAConsumerRests(t *testing.T) {
 	})
 }
 
-// A peer that was given something while the others rested and died then is noticed nearly as soon as
-// otherwise, whether it could say that it holds something or not.
+// A peer that was given something while the others rested and died then is noticed soon after the next
+// beat of any of them, whether it could say that it holds something or not: they rest no more.
 func TestG12DeathIsNoticedWhileOthersRest(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		last   redisstream.Say
+		beat   time.Duration // of the other one, so long after the last beat
 		within time.Duration
 	}{
-		"it said that it holds something": {redisstream.Say{Holds: true}, 10 * time.Second},
-		"it rested":                       {redisstream.Say{Next: 4 * time.Second}, 14 * time.Second},
+		"it said that it holds something": {redisstream.Say{Holds: true}, time.Second, 10 * time.Second},
+		"it rested":                       {redisstream.Say{Next: 4 * time.Second}, 6 * time.Second, 14 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -267,11 +284,18 @@ func TestG12DeathIsNoticedWhileOthersRest(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
+				for i := range 7 { // so that they are many, who rest for long
+					more := redisstream.Consumer{Group: "g", Name: fmt.Sprint("another", i)}
+					if _, err := b.log.Beat(t.Context(), more, "s0", redisstream.Say{Next: time.Hour}); err != nil {
+						t.Fatal(err)
+					}
+				}
 				for range 10 {
 					say(redisstream.Say{Next: 4 * time.Second})
 					time.Sleep(3 * time.Second) // of the bubble's time
 				}
-				if !onlyConsumer(t, b).membership("s0").resting.Load() {
+				m := onlyConsumer(t, b).membership("s0")
+				if !m.resting.Load() {
 					t.Fatal("the other one does not rest")
 				}
 				say(test.last)
@@ -282,6 +306,8 @@ func TestG12DeathIsNoticedWhileOthersRest(t *testing.T) {
 				}
 				b.local.mu.Unlock()
 				died := time.Now()
+				time.Sleep(test.beat)
+				m.beatSoon() // as it would have come
 				for ran.Load() == 0 && time.Since(died) < time.Minute {
 					time.Sleep(100 * time.Millisecond)
 				}

@@ -270,6 +270,7 @@ func (w *writer) send(ctx context.Context, batch []*pending, messages []redisstr
 	if batch[0].once == nil {
 		first, before, err := w.bus.log.Append(ctx, stream, mark, messages)
 		if err == nil {
+			w.bus.refusals.taken(stream)
 			w.bus.confirm(stream, mark, before, confirmedAppend{first: first, messages: messages})
 			w.bus.remember(batch, messages, first)
 			w.bus.stored(batch, first)
@@ -282,6 +283,7 @@ func (w *writer) send(ctx context.Context, batch []*pending, messages []redisstr
 	}
 	appended, before, err := w.bus.log.AppendOnce(ctx, stream, mark, messages, seen)
 	if err == nil {
+		w.bus.refusals.taken(stream)
 		w.bus.confirm(stream, mark, before, confirmedOnce(messages, seen, appended)...)
 		w.bus.appended(batch, messages, appended)
 	}
@@ -348,7 +350,11 @@ func (b *Bus) stored(batch []*pending, first redisstream.ID) {
 func (b *Bus) failed(batch []*pending, stream string, certain bool, err error) {
 	durability := Refused
 	if certain {
+		refusal := isRefusal(err)
 		err = b.redisError("append", stream, err)
+		if refusal && b.redis != nil {
+			b.refusals.note(stream, len(batch), err)
+		}
 	} else {
 		durability = Unknown
 		err = &RedisError{Op: "append", Key: stream, Kind: ErrUnknown, Err: err, Hint: "publish it again with the same id and PublishOptions.Once"}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -50,12 +51,68 @@ func errNoAddress(verb string, server bool) error {
 // config returns the configuration that the flags make.
 func (o *options) config(redis *redis.UniversalOptions) pipeline.Config {
 	return pipeline.Config{
-		Redis: redis, Namespace: o.namespace, Service: o.service, Version: version, MaxLen: o.maxLen, HardMaxLen: o.hardMax, Logger: slog.Default(),
+		Redis: redis, Namespace: o.namespace, Service: o.service, Version: version, MaxLen: o.maxLen, HardMaxLen: o.hardMax, Logger: slog.Default(), Health: o.limits,
 	}
 }
 
-// oneShot opens a bus for a verb that answers and ends. It keeps nothing itself and logs nothing: its error says all.
-func (o *options) oneShot(ctx context.Context, cmd *cobra.Command) (*pipeline.Bus, error) {
+// reading opens a bus for a verb that answers, ends, and changes nothing. A user who may only read will do, a replica, and a server that
+// takes no writes.
+func (o *options) reading(ctx context.Context, cmd *cobra.Command) (*pipeline.Bus, error) {
+	bus, err := o.openOnce(ctx, cmd, true)
+	return ready(bus, cmd, err, (*pipeline.Bus).Ready)
+}
+
+// changing opens a bus for a verb that answers, ends, and changes something, but publishes nothing: what
+// makes room must work where there is none.
+func (o *options) changing(ctx context.Context, cmd *cobra.Command) (*pipeline.Bus, error) {
+	bus, err := o.openOnce(ctx, cmd, false)
+	return ready(bus, cmd, err, func(b *pipeline.Bus) error {
+		if b.State() == pipeline.StateUnavailable {
+			return b.Ready()
+		}
+		return nil
+	})
+}
+
+// dryOr opens a bus for a verb that changes something, unless it is only to say what it would do.
+func (o *options) dryOr(dry bool, cmd *cobra.Command) (*pipeline.Bus, error) {
+	if dry {
+		return o.reading(cmd.Context(), cmd)
+	}
+	return o.changing(cmd.Context(), cmd)
+}
+
+// publishing opens a bus for a verb that publishes and ends.
+func (o *options) publishing(ctx context.Context, cmd *cobra.Command) (*pipeline.Bus, error) {
+	bus, err := o.openOnce(ctx, cmd, false)
+	return ready(bus, cmd, err, (*pipeline.Bus).Ready)
+}
+
+// ready returns the bus if nothing is the matter with it.
+func ready(bus *pipeline.Bus, cmd *cobra.Command, err error, trouble func(*pipeline.Bus) error) (*pipeline.Bus, error) {
+	if err != nil {
+		return nil, err
+	}
+	if err := trouble(bus); err != nil {
+		closeBus(bus)
+		if of, ok := err.(*pipeline.RedisError); ok {
+			named := *of
+			named.Op = verbOf(cmd)
+			err = &named
+		}
+		return nil, err
+	}
+	return bus, nil
+}
+
+// verbOf is the verb that was typed: "dead ls".
+func verbOf(cmd *cobra.Command) string {
+	_, verb, _ := strings.Cut(cmd.CommandPath(), " ")
+	return verb
+}
+
+// openOnce opens a bus for one answer, also where the server is away. The bus keeps nothing itself and logs nothing.
+func (o *options) openOnce(ctx context.Context, cmd *cobra.Command, reads bool) (*pipeline.Bus, error) {
 	redis, given, err := o.redisAddress(cmd)
 	if err != nil {
 		return nil, err
@@ -64,17 +121,13 @@ func (o *options) oneShot(ctx context.Context, cmd *cobra.Command) (*pipeline.Bu
 		return nil, errNoAddress(cmd.Name(), cmd.Flags().Lookup("server") != nil)
 	}
 	cfg := o.config(redis)
-	cfg.RedisOnly = true
+	cfg.RedisOnly, cfg.NoPublish = true, reads
 	cfg.Writers = 1 // one after the other: what is published in order is stored in order
 	cfg.OutageAfter = oneShotTimeout - time.Second
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	bus, err := pipeline.Open(ctx, cfg)
 	if err != nil {
-		return nil, err
-	}
-	if err := bus.Ready(); err != nil {
-		closeBus(bus)
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", verbOf(cmd), err)
 	}
 	return bus, nil
 }

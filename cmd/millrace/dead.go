@@ -194,8 +194,8 @@ func streamAndGroup(args []string) (stream, group string, err error) {
 }
 
 // open opens a bus and sees that the group is there: a mistyped name must not look like a group without dead letters.
-func (d *deadVerb) open(cmd *cobra.Command) (*pipeline.Bus, error) {
-	bus, err := d.oneShot(cmd.Context(), cmd)
+func (d *deadVerb) open(cmd *cobra.Command, reads bool) (*pipeline.Bus, error) {
+	bus, err := d.dryOr(reads, cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
 	if err := d.prepare(args); err != nil {
 		return err
 	}
-	bus, err := d.open(cmd)
+	bus, err := d.open(cmd, true)
 	if err != nil {
 		return err
 	}
@@ -275,7 +275,7 @@ func (d *deadVerb) show(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	bus, err := d.open(cmd)
+	bus, err := d.open(cmd, true)
 	if err != nil {
 		return err
 	}
@@ -331,7 +331,7 @@ func (d *deadVerb) change(done string, do func(context.Context, *pipeline.Bus, s
 		case cmd.Name() == "discard" && d.all && !d.filtered() && !d.yes && !d.dryRun:
 			return usagef("discard --all deletes every dead letter of the group for good: say --yes, or look first with --dry-run")
 		}
-		bus, err := d.open(cmd)
+		bus, err := d.open(cmd, d.dryRun)
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func TestChangesOnlyWhatWasDeadWhenItBegan(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd.SetContext(t.Context())
-		bus, err := d.oneShot(t.Context(), cmd)
+		bus, err := d.changing(t.Context(), cmd)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -130,7 +130,7 @@ func (o *options) completing(cmd *cobra.Command) (*pipeline.Bus, error) {
 	if err := fromEnvironment(cmd.Flags(), os.LookupEnv); err != nil {
 		return nil, err
 	}
-	return o.oneShot(cmd.Context(), cmd)
+	return o.reading(cmd.Context(), cmd)
 }
 
 func (o *options) completeStreams(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
@@ -232,7 +232,7 @@ func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
 			return usagef("stream %q %w", args[0], err)
 		}
 	}
-	bus, err := g.oneShot(cmd.Context(), cmd)
+	bus, err := g.reading(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}
@@ -306,7 +306,7 @@ func (g *groupVerb) info(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	bus, err := g.oneShot(cmd.Context(), cmd)
+	bus, err := g.reading(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}
@@ -371,7 +371,7 @@ func (g *groupVerb) change(cmd *cobra.Command, args []string, done, already stri
 	if err != nil {
 		return err
 	}
-	bus, err := g.oneShot(cmd.Context(), cmd)
+	bus, err := g.changing(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}
@@ -399,7 +399,7 @@ func (g *groupVerb) retryNow(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	bus, err := g.oneShot(cmd.Context(), cmd)
+	bus, err := g.dryOr(g.dryRun, cmd)
 	if err != nil {
 		return err
 	}
@@ -450,7 +450,7 @@ func (g *groupVerb) forgetType(cmd *cobra.Command, args []string) error {
 	if err := pipeline.CheckPattern(pattern); err != nil {
 		return usagef("type %q %w", pattern, err)
 	}
-	bus, err := g.oneShot(cmd.Context(), cmd)
+	bus, err := g.changing(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}

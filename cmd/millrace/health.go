@@ -51,6 +51,7 @@ It says what waits for whom: streams, groups, consumers, lag, what is pending, d
 	}
 	o.addRedisFlags(cmd.Flags())
 	o.addServerFlag(cmd.Flags())
+	o.addHealthFlags(cmd.Flags())
 	o.addJSONFlag(cmd.Flags())
 	return cmd
 }
@@ -66,7 +67,7 @@ func (o *options) health(cmd *cobra.Command) ([]byte, error) {
 		}
 		return client.do(ctx, http.MethodGet, "/api/events/health", nil, "", nil, http.StatusServiceUnavailable)
 	}
-	bus, err := o.oneShot(ctx, cmd)
+	bus, err := o.openOnce(ctx, cmd, true)
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func (h *historyVerb) run(cmd *cobra.Command, args []string) error {
 		}
 		return client.history(cmd.Context(), h.values(), show)
 	}
-	bus, err := h.oneShot(cmd.Context(), cmd)
+	bus, err := h.reading(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}

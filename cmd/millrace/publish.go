@@ -78,7 +78,7 @@ func (p *publishVerb) run(cmd *cobra.Command, args []string) error {
 		}
 		p.send = client.publish
 	} else {
-		bus, err := p.oneShot(ctx, cmd)
+		bus, err := p.publishing(ctx, cmd)
 		if err != nil {
 			return err
 		}

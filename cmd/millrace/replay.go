@@ -59,7 +59,7 @@ func (r *replayVerb) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	bus, err := r.oneShot(cmd.Context(), cmd)
+	bus, err := r.dryOr(r.dryRun, cmd)
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -23,6 +25,7 @@ type options struct {
 	logLevel  string
 	logFormat string
 	traceMode string
+	limits    pipeline.HealthLimits
 }
 
 // newRootCommand returns the command tree.
@@ -108,6 +111,14 @@ func (o *options) addServerFlag(f *pflag.FlagSet) {
 
 func (o *options) addJSONFlag(f *pflag.FlagSet) {
 	f.BoolVar(&o.json, "json", false, "print JSON, one object a line")
+}
+
+// addHealthFlags adds the flags that say from when on health calls something a problem.
+func (o *options) addHealthFlags(f *pflag.FlagSet) {
+	f.DurationVar(&o.limits.LagWarning, "warn-lag", time.Minute, "warn when an event has waited so long in its stream for a group; -1s: never")
+	f.DurationVar(&o.limits.LagError, "error-lag", 10*time.Minute, "call it an error then; -1s: never")
+	f.DurationVar(&o.limits.PendingWarning, "warn-pending", 5*time.Minute, "warn when a consumer has held a delivery for so long, or for twice the timeout of its handlers; -1s: never")
+	f.Float64Var(&o.limits.DeadPercent, "error-dead", 1, "dead letters are a warning, and an error where they are more than so many percent of the last hour's events; -1: neither")
 }
 
 func (o *options) addTraceFlag(f *pflag.FlagSet) {

@@ -55,6 +55,7 @@ Without credentials everybody who reaches the port is an administrator, so it li
 	}
 	o.addRedisFlags(cmd.Flags())
 	o.addTraceFlag(cmd.Flags())
+	o.addHealthFlags(cmd.Flags())
 	f := cmd.Flags()
 	f.StringVar(&s.addr, "addr", "127.0.0.1:8080", "where to listen, host:port")
 	f.BoolVar(&s.allowAnonymous, "allow-anonymous", false, "everybody who reaches the port is an administrator; listen on any address")

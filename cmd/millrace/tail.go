@@ -53,7 +53,7 @@ func newTailCommand(o *options) *cobra.Command {
 
 // tail prints events until ctx ends, or they can't be printed any more, and keeps in a file, if it has a name, how far it has got.
 func (o *options) tail(cmd *cobra.Command, s pipeline.Subscription, file string) error {
-	bus, err := o.oneShot(cmd.Context(), cmd)
+	bus, err := o.reading(cmd.Context(), cmd)
 	if err != nil {
 		return err
 	}

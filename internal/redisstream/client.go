@@ -116,6 +116,7 @@ var (
 	appendScript   = load("append")
 	onceScript     = load("append_once")
 	drainScript    = load("drain")
+	probeScript    = load("probe")
 	joinScript     = load("join")
 	beatScript     = load("beat")
 	promoteScript  = load("promote")
@@ -142,6 +143,7 @@ var (
 	renewScript    = load("renew")
 	removeScript   = load("remove")
 	infoScript     = load("info")
+	newestScript   = load("newest")
 	flowScript     = load("flow")
 )
 

@@ -56,7 +56,7 @@ func (c *Client) DeadAt(ctx context.Context, stream, group string, ids []ID, byt
 	for _, id := range Strings(ids) {
 		args = append(args, id)
 	}
-	text, err := rawScript(ctx, c.admin, lettersScript, []string{c.deadKey(stream, group)}, args...)
+	text, err := rawReadOnly(ctx, c.admin, "letters", lettersScript, []string{c.deadKey(stream, group)}, args...)
 	if err != nil {
 		return nil, 0, err
 	}

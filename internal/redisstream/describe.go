@@ -62,16 +62,16 @@ type streamParts struct {
 	meta   *redis.MapStringStringCmd
 }
 
-// describe fills in descriptions: first of the streams, then of all their groups.
+// describe fills in descriptions: first of the streams, then of all their groups. Nothing of it needs a right to write.
 func (c *Client) describe(ctx context.Context, described []Description) {
 	var now *redis.TimeCmd
 	parts := make([]streamParts, len(described))
-	_ = pipelined(ctx, c.admin, infoScript, func(p redis.Pipeliner) { // the replies say it
+	readOnlyPipelined(ctx, c.admin, infoScript, func(p redis.Pipeliner, run evaluation) {
 		now = p.Time(ctx)
 		for i, d := range described {
 			key := c.streamKey(d.Stream)
 			parts[i] = streamParts{
-				info:   infoScript.EvalSha(ctx, p, []string{key}),
+				info:   run(ctx, p, []string{key}),
 				groups: p.XInfoGroups(ctx, key),
 				meta:   p.HGetAll(ctx, c.metaKey(d.Stream)),
 			}
@@ -81,19 +81,39 @@ func (c *Client) describe(ctx context.Context, described []Description) {
 	for i := range described {
 		d := &described[i]
 		d.Info, d.Err = parts[i].stream()
-		if d.Err == nil {
+		if d.Err == nil && Classify(now.Err()) != Denied { // a user may read and have no right to TIME
 			d.Err = now.Err()
 		}
 		if d.Err != nil || !d.Info.Exists {
 			continue
 		}
 		for _, g := range parts[i].groups.Val() {
-			groups = append(groups, &groupParts{of: d, group: g, meta: parts[i].meta.Val()})
+			groups = append(groups, &groupParts{of: d, group: g, meta: parts[i].meta.Val(), next: parts[i].next(g.Name)})
 		}
 	}
 	for some := range slices.Chunk(groups, groupsPerTrip) {
-		c.describeGroups(ctx, some, now.Val())
+		c.describeGroups(ctx, some, timeOf(now))
 	}
+}
+
+// timeOf is the time of the server, or ours where it does not say it.
+func timeOf(now *redis.TimeCmd) time.Time {
+	if now.Err() != nil {
+		return time.Now()
+	}
+	return now.Val()
+}
+
+// next is the ID of the first entry that the group has not got; zero: there is none, or it is not known.
+func (p streamParts) next(group string) (id ID) {
+	values, _ := p.info.Slice() // stream has looked at the error
+	for i := 4; i+1 < len(values); i += 2 {
+		if values[i] == group {
+			text, _ := values[i+1].(string)
+			id, _ = ParseID(text)
+		}
+	}
+	return id
 }
 
 // stream reads what the answers say of the stream itself.
@@ -128,12 +148,14 @@ type groupParts struct {
 	of    *Description
 	group redis.XInfoGroup
 	meta  map[string]string
+	next  ID // see streamParts.next
 
 	pending, lanePending          *redis.XPendingExtCmd
 	lane, dead, deferred, waiting *redis.IntCmd
 	alive                         *redis.ZSliceCmd
 	consumers, laneConsumers      *redis.XInfoConsumersCmd
 	waits                         *redis.Cmd // nil where nothing waits
+	newDead                       *redis.Cmd // nil where there are no dead letters
 }
 
 func (c *Client) describeGroups(ctx context.Context, groups []*groupParts, now time.Time) {
@@ -153,11 +175,21 @@ func (c *Client) describeGroups(ctx context.Context, groups []*groupParts, now t
 		return nil
 	})
 	if slices.ContainsFunc(groups, func(g *groupParts) bool { return g.waiting.Val() > 0 }) {
-		_ = pipelined(ctx, c.admin, waitingScript, func(p redis.Pipeliner) {
+		readOnlyPipelined(ctx, c.admin, waitingScript, func(p redis.Pipeliner, run evaluation) {
 			for _, g := range groups {
 				if g.waiting.Val() > 0 {
 					key := c.waitingKey(g.of.Stream, g.group.Name)
-					g.waits = waitingScript.EvalSha(ctx, p, []string{key}, maxWaiting)
+					g.waits = run(ctx, p, []string{key}, maxWaiting)
+				}
+			}
+		})
+	}
+	if slices.ContainsFunc(groups, func(g *groupParts) bool { return g.dead.Val() > 0 }) {
+		readOnlyPipelined(ctx, c.admin, newestScript, func(p redis.Pipeliner, run evaluation) {
+			for _, g := range groups {
+				if g.dead.Val() > 0 {
+					key := c.deadKey(g.of.Stream, g.group.Name)
+					g.newDead = run(ctx, p, []string{key}, now.Add(-newDeadWithin).UnixMilli(), MaxNewDead)
 				}
 			}
 		})
@@ -208,9 +240,33 @@ func (g *groupParts) info(now time.Time) (GroupInfo, error) {
 			return GroupInfo{}, err
 		}
 	}
+	if !g.next.IsZero() {
+		info.Undelivered = max(0, now.Sub(g.next.Time()))
+	}
+	if g.newDead != nil {
+		if info.NewDead, info.NewDeadIn, err = newest(g.newDead, now); err != nil {
+			return GroupInfo{}, err
+		}
+	}
 	info.addMembers(g.alive.Val(), now.Add(-aliveWithin), g.consumers.Val(), g.laneConsumers.Val())
 	info.addMeta(g.meta)
 	return info, nil
+}
+
+// newest reads the answer of newest.lua.
+func newest(reply *redis.Cmd, now time.Time) (count int64, in time.Duration, err error) {
+	values, err := reply.Int64Slice()
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(values) != 2 {
+		return 0, 0, errReply
+	}
+	in = newDeadWithin
+	if values[0] >= MaxNewDead { // there may be more of them
+		in = max(time.Millisecond, now.Sub(time.UnixMilli(values[1])))
+	}
+	return values[0], in, nil
 }
 
 // oldest asks for the pending entries with the lowest IDs.

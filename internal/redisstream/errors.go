@@ -67,6 +67,8 @@ func classifyReply(text string) Class {
 		return Denied // what NOPERM is outside of a script
 	case strings.Contains(text, "last possible ID"):
 		return Denied // the stream has run out of IDs (F29): the key must be renamed away
+	case strings.Contains(text, scriptUnknown):
+		return Denied // the server is too old
 	case strings.Contains(text, "unknown command"), strings.Contains(text, "invalid username-password"), strings.Contains(text, "AUTH <password>"),
 		strings.Contains(text, "invalid password"), strings.Contains(text, "DB index is out of range"):
 		return Denied

@@ -248,6 +248,19 @@ type StreamInfo struct {
 	EntriesAdded int64
 }
 
+// AddedWithin is how many of the entries that are kept were added within the last d before now. Where
+// some are older, that is what an even flow would have added.
+func (s StreamInfo) AddedWithin(d time.Duration, now time.Time) int64 {
+	from, first, last := now.Add(-d).UnixMilli(), int64(s.First.MS), int64(s.Last.MS)
+	switch {
+	case s.Length == 0 || last < from:
+		return 0
+	case first >= from:
+		return s.Length
+	}
+	return int64(float64(s.Length) * float64(last-from) / float64(last-first))
+}
+
 // GroupInfo is what a group of a stream looks like now.
 type GroupInfo struct {
 	Name          string
@@ -258,20 +271,33 @@ type GroupInfo struct {
 	Oldest        []Pending // the OldestListed oldest pending of the stream by ID, and as many of the lane
 	LastDelivered ID
 	Lag           int64 // entries behind LastDelivered; -1: unknown
-	Deferred      int64 // those that wait for a consumer of their type included
-	Waits         int64 // events that wait for a consumer of their type
-	Lane          int64
-	Dead          int64
-	Lost          int64 // entries that went before the group handled them; -1: unknown
-	DeadLost      int64 // dead letters that were dropped by their bounds
-	Frontier      ID    // as last recorded: everything up to it is settled
-	Paused        string
-	Members       []Member
-	Patterns      []string
-	Unhandled     map[string]int64     // events acked outside of the patterns, by type
-	Waiting       map[string]time.Time // types that wait for a consumer, since when
-	Died          Death                // the last consumer that was taken over from because it had died
+	// Undelivered is for how long the first entry behind LastDelivered has stood in the stream, by the
+	// server's clock; 0: there is none, or it is not known.
+	Undelivered time.Duration
+	Deferred    int64 // those that wait for a consumer of their type included
+	Waits       int64 // events that wait for a consumer of their type
+	Lane        int64
+	Dead        int64
+	// NewDead counts the dead letters of the last NewDeadIn: of an hour, or less where there are more
+	// than MaxNewDead.
+	NewDead   int64
+	NewDeadIn time.Duration
+	Lost      int64 // entries that went before the group handled them; -1: unknown
+	DeadLost  int64 // dead letters that were dropped by their bounds
+	Frontier  ID    // as last recorded: everything up to it is settled
+	Paused    string
+	Members   []Member
+	Patterns  []string
+	Unhandled map[string]int64     // events acked outside of the patterns, by type
+	Waiting   map[string]time.Time // types that wait for a consumer, since when
+	Died      Death                // the last consumer that was taken over from because it had died
 }
+
+// MaxNewDead is the most dead letters of a group that a report counts as new.
+const MaxNewDead = 100
+
+// newDeadWithin is for how long a dead letter is new.
+const newDeadWithin = time.Hour
 
 // Death is that of a consumer whose deliveries were taken over.
 type Death struct {

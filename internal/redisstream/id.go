@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ID is the ID of a stream entry: milliseconds since the Unix epoch and a sequence number within them.
@@ -65,6 +66,9 @@ func (id ID) Compare(other ID) int {
 
 // IsZero reports whether id is 0-0, which stands before every entry.
 func (id ID) IsZero() bool { return id == ID{} }
+
+// Time is when the entry was added, by the clock of its log.
+func (id ID) Time() time.Time { return time.UnixMilli(int64(id.MS)) }
 
 // Plus returns the ID n sequence numbers on: the IDs of entries that one append stored are consecutive.
 func (id ID) Plus(n int) ID { return ID{id.MS, id.Seq + uint64(n)} }

@@ -86,43 +86,35 @@ type Server struct {
 	Role            string // master, slave
 	Persistence     string // none, rdb, aof-always, aof-everysec, aof-no; empty: unknown
 	MaxmemoryPolicy string
-	Latency         time.Duration
-}
-
-// Ping asks the server whether it would take a write, and how long that takes: a replica or a server that is loading is not one
-// to publish to (RELIABILITY F49, F50). It is asked over the connections over which events would go.
-func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
-	start := time.Now()
-	// Writing nothing: a server that can't be written to refuses the command before it looks at the key.
-	err := c.appends.SRem(ctx, c.registryKey(), "").Err()
-	return time.Since(start), err
 }
 
 // Server describes the server. What the connection has no right to see stays empty.
 func (c *Client) Server(ctx context.Context) (Server, error) {
-	latency, err := c.Ping(ctx)
-	if err != nil {
-		return Server{}, err
-	}
 	text, err := c.admin.Info(ctx).Result()
 	if err != nil {
 		if Classify(err) == Denied {
-			return Server{Latency: latency}, nil // a user without the right to INFO can publish all the same
+			return Server{}, nil // a user without the right to INFO can publish all the same
 		}
 		return Server{}, err
 	}
-	info := map[string]string{}
-	for line := range strings.Lines(text) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
-			info[name] = value
-		}
-	}
-	s := Server{Version: info["redis_version"], Role: info["role"], MaxmemoryPolicy: info["maxmemory_policy"], Latency: latency}
+	info := infoFields(text)
+	s := Server{Version: info["redis_version"], Role: info["role"], MaxmemoryPolicy: info["maxmemory_policy"]}
 	config, err := c.admin.ConfigGet(ctx, "[as]*").Result() // appendonly, appendfsync, save
 	if err == nil {
 		s.Persistence = persistence(config)
 	}
 	return s, nil
+}
+
+// infoFields are the fields of an answer of INFO.
+func infoFields(text string) map[string]string {
+	fields := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			fields[name] = value
+		}
+	}
+	return fields
 }
 
 func persistence(config map[string]string) string {

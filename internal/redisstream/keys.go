@@ -62,6 +62,9 @@ func (c *Client) aliveKey(stream, group string) string { return c.companion(stre
 // its namespace.
 func (c *Client) registryKey() string { return c.streamKey("millrace:registry:streams") }
 
+// probeKey is never there; see Ping.
+func (c *Client) probeKey() string { return "{" + c.registryKey() + "}:probe" }
+
 // sourceKey is the key of the stream or of the lane that the entry stands in.
 func (c *Client) sourceKey(r Ref, group string) string {
 	if r.Lane {

@@ -4,11 +4,30 @@
 --
 -- KEYS  1 stream
 -- Result  length, how many entries were ever added, the last ID that was given, the ID of the first
---         entry or an empty text; nothing where there is no stream
+--         entry or an empty text; then for each group that has not got all entries its name and the
+--         ID of the next one. Nothing where there is no stream. The next entries are read whole, so
+--         it stops after 1 MiB of them: some groups may be missing
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
-local info = redis.call('XINFO', 'STREAM', KEYS[1])
-local about = {}
-for i = 1, #info, 2 do about[info[i]] = info[i + 1] end
-local first = about['first-entry']
-local last = about['last-generated-id']
-return { about['length'], about['entries-added'], last, first and first[1] or '' }
+local function map(flat)
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  return fields
+end
+local about = map(redis.call('XINFO', 'STREAM', KEYS[1]))
+local first, last = about['first-entry'], about['last-generated-id']
+local result = { about['length'], about['entries-added'], last, first and first[1] or '' }
+local places, bytes = {}, 1024 * 1024 -- the next IDs, by where a group stands
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = map(flat)
+  local place = group['last-delivered-id']
+  if place ~= last and not places[place] and bytes > 0 then
+    local entry = redis.call('XRANGE', KEYS[1], '(' .. place, '+', 'COUNT', 1)[1]
+    places[place] = entry and entry[1] or ''
+    for _, field in ipairs(entry and entry[2] or {}) do bytes = bytes - #field end
+  end
+  if places[place] and places[place] ~= '' then
+    result[#result + 1] = group['name']
+    result[#result + 1] = places[place]
+  end
+end
+return result

@@ -1,0 +1,50 @@
+package redisstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Ping asks the server whether it would take an append, and how long that takes. A replica, a server
+// that is loading, one that has no memory left, and a user without the right to append are answered
+// as an append would be. It is asked over the connections over which appends go.
+func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
+	start := time.Now()
+	err := probeScript.Run(ctx, c.appends, []string{c.registryKey(), c.probeKey()}).Err()
+	latency := time.Since(start)
+	if errors.Is(err, redis.Nil) {
+		return latency, nil // it answers nothing
+	}
+	return latency, c.explained(ctx, err)
+}
+
+// PingRead asks the server whether it would answer a reader.
+func (c *Client) PingRead(ctx context.Context) (time.Duration, error) {
+	start := time.Now()
+	err := c.admin.Exists(ctx, c.registryKey()).Err()
+	return time.Since(start), err
+}
+
+// ErrTooOld: the server is older than 7.0, the first version that knows what the scripts are written
+// with.
+var ErrTooOld = errors.New("redis 7.0 or newer is needed")
+
+// explained names the version of a server that can't read a script.
+func (c *Client) explained(ctx context.Context, err error) error {
+	if err == nil || !strings.Contains(err.Error(), scriptUnknown) {
+		return err
+	}
+	version := ""
+	if text, infoErr := c.appends.Info(ctx, "server").Result(); infoErr == nil {
+		version = ", this is " + infoFields(text)["redis_version"]
+	}
+	return fmt.Errorf("%w%s: %w", ErrTooOld, version, err)
+}
+
+// scriptUnknown is what a server says of a script whose first line it does not understand.
+const scriptUnknown = "compiling script"

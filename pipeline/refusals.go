@@ -1,0 +1,102 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rishi-platform/millrace/internal/redisstream"
+)
+
+const (
+	// refusedFor is for how long it is a problem that the server has refused events of a stream, unless it
+	// takes some before.
+	refusedFor = 10 * time.Minute
+	// maxRefused is of how many streams refusals are kept. Publishers choose the names of streams.
+	maxRefused = 1000
+)
+
+// refusals are the streams to which the server has refused to append lately: a key of another type, a
+// right that is missing there. What it refuses for all streams link finds out.
+type refusals struct {
+	some atomic.Bool // so that a success costs nothing where nothing is refused
+
+	mu sync.Mutex
+	of map[string]*refusedStream // by stream
+}
+
+// refusedStream is what is known of one of them.
+type refusedStream struct {
+	since, last time.Time
+	events      int
+	err         error
+}
+
+// note notes that events of a stream were refused.
+func (r *refusals) note(stream string, events int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(r.of, func(_ string, one *refusedStream) bool { return now.Sub(one.last) > refusedFor })
+	one := r.of[stream]
+	if one == nil {
+		if len(r.of) >= maxRefused {
+			return
+		}
+		if r.of == nil {
+			r.of = map[string]*refusedStream{}
+		}
+		one = &refusedStream{since: now}
+		r.of[stream] = one
+	}
+	one.last, one.err = now, err
+	one.events += events
+	r.some.Store(true)
+}
+
+// taken notes that the server has taken events of a stream.
+func (r *refusals) taken(stream string) {
+	if !r.some.Load() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.of, stream)
+	r.some.Store(len(r.of) > 0)
+}
+
+// health names the streams, the first maxNamed of them.
+func (r *refusals) health(h *Health) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var streams []string
+	for stream, one := range r.of {
+		if time.Since(one.last) <= refusedFor {
+			streams = append(streams, stream)
+		}
+	}
+	slices.Sort(streams)
+	for _, stream := range streams[:min(len(streams), maxNamed)] {
+		one := r.of[stream]
+		h.redisProblem(problemRefused, SeverityError, fmt.Sprintf("%d events of stream %s were refused since %s, the last one at %s: ",
+			one.events, stream, one.since.UTC().Format(time.RFC3339), one.last.UTC().Format(time.RFC3339)), one.err)
+	}
+	if more := len(streams) - maxNamed; more > 0 {
+		h.problem(problemRefused, SeverityError, fmt.Sprintf("events of %d more streams were refused", more), "")
+	}
+}
+
+// problemRefused is the code of the problem that events are refused.
+const problemRefused = "publish-refused"
+
+// isRefusal reports whether an error of an append says that its stream is refused, and not that the
+// server is away or full.
+func isRefusal(err error) bool {
+	class := redisstream.Classify(err)
+	return class == redisstream.Denied || class == redisstream.Other && !errors.Is(err, context.Canceled)
+}
