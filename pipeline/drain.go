@@ -37,6 +37,7 @@ type drainer struct {
 	backoff time.Duration
 	freed   time.Time // when room was given back last, or could not be
 	unfreed bool      // it could not be
+	healed  time.Time // when it was tried last whether a disk that refused takes writes again
 
 	appends sync.WaitGroup
 	busy    int
@@ -50,7 +51,8 @@ type drainStream struct {
 	bytes   int
 	upTo    uint64 // number of the last record that has been in the window
 	busy    bool   // an append is under way
-	known   uint64 // the last append of this spool at this stream, as far as one knows; see sure
+	id      string // whose records are drained: those of the process before this one, say
+	known   uint64 // the last append of these at this stream, as far as one knows; see sure
 	sure    bool
 
 	aside   time.Time // it is left alone until then
@@ -82,6 +84,8 @@ const (
 	drainAside = 30 * time.Second
 	// freeEvery is how often the room of what is drained is given back, at most.
 	freeEvery = 200 * time.Millisecond
+	// healEvery is how often a disk that refused is tried.
+	healEvery = 2 * time.Second
 )
 
 // drainLoop drains whenever there is something to drain and Redis is there.
@@ -99,9 +103,10 @@ func (s *spooling) drain(untilEmpty bool) {
 				more = d.fill()
 			}
 		}
-		if d.unfreed && time.Since(d.freed) >= checkSoon {
+		if (d.unfreed || d.hasLost()) && time.Since(d.freed) >= checkSoon {
 			d.free()
 		}
+		d.heal(time.Now())
 		if !more {
 			d.wait(d.untilNext(time.Now()))
 		} else {
@@ -164,6 +169,9 @@ func (d *drainer) fill() (more bool) {
 			return true
 		}
 		records, err := d.reader.Read(windowRecords - d.records)
+		if d.isDamage(err) {
+			continue
+		}
 		if err != nil {
 			d.damaged = now.Add(drainAside)
 			d.complain(stuckRead, fmt.Errorf("read spool: %w", err))
@@ -171,6 +179,7 @@ func (d *drainer) fill() (more bool) {
 		}
 		d.complain(stuckRead, nil)
 		if len(records) == 0 {
+			d.next = max(d.next, d.reader.Next()) // behind what is lost
 			return false
 		}
 		for _, record := range records {
@@ -185,7 +194,7 @@ func (d *drainer) fill() (more bool) {
 				d.complain(stuckRead, fmt.Errorf("read spool: record %d: %w", record.Number, err))
 				return false
 			}
-			r.number = record.Number
+			r.id, r.number = record.ID, record.Number
 			d.take(&r, now)
 			d.next = record.Number + 1
 		}
@@ -284,7 +293,7 @@ func (s *drainStream) together() []*spooled {
 	bytes := first.size()
 	for i, r := range s.records[1:] {
 		bytes += r.size()
-		if i+1 == drainRecords || bytes > flushBytes || r.doubtful.Name != "" || r.once() != first.once() {
+		if i+1 == drainRecords || bytes > flushBytes || r.doubtful.Name != "" || r.once() != first.once() || r.id != first.id {
 			return s.records[:i+1]
 		}
 	}
@@ -364,6 +373,14 @@ func (d *drainer) free() {
 	}
 }
 
+// heal finds out from time to time whether a disk that refused takes writes again: nothing may be written for a long time.
+func (d *drainer) heal(now time.Time) {
+	if d.log.Stats().Err != nil && now.Sub(d.healed) >= healEvery {
+		d.healed = now
+		_ = d.log.Heal() // what it found out the next report says
+	}
+}
+
 // head is the first record in the window; nil where there is none.
 func (s *drainStream) head() *spooled {
 	if len(s.records) == 0 {
@@ -421,7 +438,7 @@ func (s *spooling) messages(r *spooled) (messages []redisstream.Message, seen []
 		if r.doubtful.Name != "" {
 			messages = append(messages, e.message) // the same append again
 		} else {
-			messages = append(messages, e.marked(s.log.ID(), r.number, s.handledBy(r.number)))
+			messages = append(messages, e.marked(r.id, r.number, s.handledBy(r.number)))
 		}
 		var one redisstream.Seen
 		if e.once != nil {
@@ -435,17 +452,18 @@ func (s *spooling) messages(r *spooled) (messages []redisstream.Message, seen []
 // many makes appends of the records, all of one stream and kind, until they are in Redis. It returns how
 // many are.
 func (d *drainer) many(ctx context.Context, s *drainStream, batch []*spooled) (done int, err error) {
-	if !s.sure {
-		last, err := d.bus.redis.LastAppends(ctx, s.name, d.log.ID())
+	id := batch[0].id
+	if !s.sure || s.id != id {
+		last, err := d.bus.redis.LastAppends(ctx, s.name, id)
 		if err != nil {
 			return 0, err
 		}
-		s.known, s.sure = last[0], true
+		s.id, s.known, s.sure = id, last[0], true
 	}
 	if i := slices.IndexFunc(batch, func(r *spooled) bool { return r.once() && r.number == s.known }); i >= 0 {
 		batch = batch[:i+1] // its answer was lost: the same append again is answered
 	}
-	w := redisstream.Writer{Name: d.log.ID(), Seq: batch[len(batch)-1].number}
+	w := redisstream.Writer{Name: id, Seq: batch[len(batch)-1].number}
 	once := batch[0].once()
 	for {
 		// What was drained without an answer, or by a process before this one, is passed over. An append of events that go once is answered again.

@@ -222,6 +222,9 @@ func (c *consumer) fallbackLoop() {
 			return
 		}
 		records, err := reader.Read(min(room, fallbackRecords))
+		if s.isDamage(err) {
+			continue
+		}
 		if err != nil { // a segment that is drained meanwhile is removed; the drain complains of all else
 			reader.Close()
 			c.awaitNews(nil)
@@ -237,7 +240,7 @@ func (c *consumer) fallbackLoop() {
 			if err != nil {
 				continue // the drain complains
 			}
-			r.number = record.Number
+			r.id, r.number = record.ID, record.Number
 			if d, ok := c.fromSpool(&r, blocked); ok {
 				mine = append(mine, d)
 			}
@@ -273,7 +276,7 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 		}
 		return d, false
 	}
-	entry := r.events[0].marked(c.bus.spool.log.ID(), r.number, "").Entry(redisstream.ID{MS: r.number})
+	entry := r.events[0].marked(r.id, r.number, "").Entry(redisstream.ID{MS: r.number})
 	event := c.bus.decode(r.stream, entry)
 	if event.origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
 		return d, false

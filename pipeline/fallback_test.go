@@ -41,18 +41,18 @@ func TestF58GroupsGoOnFromTheSpool(t *testing.T) {
 	awaitGroup(t, b, "booking", "billing", func(g redisstream.GroupInfo) bool { return g.Alive == 1 })
 	server.Kill(t)
 	awaitState(t, b, StateSpooling)
-	events, want := numbered(0, 1000)
+	events, want := numbered(0, 600)
 	for chunk := range slices.Chunk(events, 10) {
 		publishSpooled(t, b, chunk...)
 	}
-	billing.await(t, 1000)
-	mail.await(t, 1000)
+	billing.await(t, 600)
+	mail.await(t, 600)
 	server.StartAgain(t)
 	awaitState(t, b, StateDurable)
 	awaitRestored(t, b, "booking", want)
 	publish(t, b, Event{ID: "999999", Type: "booking.created"})
-	billing.await(t, 1001)
-	mail.await(t, 1001)
+	billing.await(t, 601)
+	mail.await(t, 601)
 	awaitSettled(t, b, "booking", "billing")
 	awaitSettled(t, b, "booking", "mail")
 	for name, tally := range map[string]*tally{"billing": billing, "mail": mail} {
@@ -60,13 +60,13 @@ func TestF58GroupsGoOnFromTheSpool(t *testing.T) {
 			t.Errorf("%s handled again: %v", name, twice)
 		}
 	}
-	if origins[OriginDrain] != 1000 || origins[OriginFresh] != 1 {
+	if origins[OriginDrain] != 600 || origins[OriginFresh] != 1 {
 		t.Errorf("origins %v", origins)
 	}
 	// A group that was not here gets all of it.
 	late := newTally()
 	consume(t, b, GroupConfig{Group: "late"}, "booking", late.ack)
-	late.await(t, 1001)
+	late.await(t, 601)
 	if n := len(b.spool.fallback.claims) + len(b.spool.fallback.running); n > 0 {
 		t.Errorf("%d claims are left", n)
 	}

@@ -16,7 +16,7 @@ import (
 // Loss is what was accepted and then lost, by no fault of who published it.
 type Loss struct {
 	Stream   string    `json:"stream"`
-	Reason   string    `json:"reason"`   // ReasonRewound, ReasonConflict
+	Reason   string    `json:"reason"`   // ReasonRewound, ReasonConflict, ReasonDamaged
 	Events   int       `json:"events"`   // that were lost
 	AtLeast  bool      `json:"atLeast"`  // there were more, which this process can't name any more
 	Restored int       `json:"restored"` // of them, that are accepted again
@@ -32,6 +32,8 @@ const (
 	ReasonRewound = "rewound"
 	// ReasonConflict: it was spooled with an idempotency key which was used for another event before it could be drained.
 	ReasonConflict = "conflict"
+	// ReasonDamaged: it was spooled, and the disk does not give it back. Nobody knows its stream any more, which is empty.
+	ReasonDamaged = "damaged"
 )
 
 // lossesShown and lossesFor bound what health says of losses.
@@ -71,6 +73,9 @@ func (l *losses) health(h *Health) {
 			continue
 		}
 		h.Lost = append(h.Lost, *one)
+		if one.Reason == ReasonDamaged {
+			continue // the spool says which file, and from where
+		}
 		if one.Reason == ReasonConflict {
 			h.problem("spool-conflict", SeverityError, fmt.Sprintf("an event of stream %s that was spooled is not stored: its idempotency key was used for the one at %s", one.Stream, one.From),
 				"give each event a key of its own")

@@ -18,6 +18,7 @@ type spooled struct {
 	doubtful redisstream.Writer // of an append of which nobody knows; empty: of none
 	events   []spooledEvent
 
+	id     string // of the process that has spooled it; with the number it names the record for ever
 	number uint64 // in the spool; 0: not known yet
 	placed bool   // it was told where its event stands
 }

@@ -36,6 +36,9 @@ type spooling struct {
 	// some day must find that nothing has overtaken it.
 	unreadable uint64
 	behind     uint64 // how many records stay
+	// lostHeld: what is held may stand for records that are lost. appending is how many records are on their way to the disk.
+	lostHeld  bool
+	appending int
 	// damages are those in which accepted events were lost, also of spools that were adopted: the first maxDamages.
 	damages []spool.Damage
 
@@ -105,12 +108,15 @@ func (b *Bus) server() string {
 func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]*spooledSubject{}, stuck: stuck{}, drained: map[string]uint64{}, left: map[string]leftSlot{}}
 	s.fallback.sending = map[string]uint64{}
-	s.damaged(log.Damages())
+	s.damaged(log.Damages()...)
 	r := log.Reader()
 	defer r.Close()
 	n := 0
 	for {
 		records, err := r.Read(drainRecords)
+		if s.isDamage(err) {
+			continue
+		}
 		if err != nil {
 			return nil, errors.Join(err, log.Close())
 		}
@@ -140,16 +146,37 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	return s, nil
 }
 
-// damaged logs what can't be read in a spool, and keeps it for health where accepted events are lost.
-func (s *spooling) damaged(damages []spool.Damage) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// damaged logs what can't be read in a spool, and where accepted events are lost it counts them and keeps it for health.
+func (s *spooling) damaged(damages ...spool.Damage) {
 	for _, d := range damages {
 		s.bus.logger.Error("spool was damaged", "damage", d.String())
-		if !d.Torn {
-			s.keepDamages([]spool.Damage{d})
+		if d.Torn {
+			continue
+		}
+		s.mu.Lock()
+		s.keepDamages([]spool.Damage{d})
+		s.mu.Unlock()
+		if !d.Known { // else a process before this one has counted it
+			s.bus.lose(Loss{Reason: ReasonDamaged, Events: int(max(1, d.Records)), AtLeast: true, Time: time.Now().UTC()})
 		}
 	}
+}
+
+// isDamage reports whether an error of a reader is about records that are lost, and counts them then. What of their subjects is to
+// follow them waits until all that is left is drained, since nobody knows their subjects any more.
+func (s *spooling) isDamage(err error) bool {
+	var d spool.Damage
+	if !errors.As(err, &d) {
+		return false
+	}
+	s.mu.Lock()
+	s.lostHeld = true
+	s.mu.Unlock()
+	s.damaged(d)
+	if _, bare := err.(spool.Damage); !bare {
+		s.bus.logger.Error("what could not be read of the spool is not kept", "err", err)
+	}
+	return true
 }
 
 // keepDamages keeps damages for health, each once: a slot that is left is opened again. The lock is held.
@@ -298,6 +325,15 @@ func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgetHandled(number - 1)
+	if s.lostHeld && s.appending == 0 && number == s.log.Stats().Next { // there are no others
+		for _, of := range s.held {
+			if of.free != nil {
+				close(of.free)
+			}
+		}
+		clear(s.held)
+		s.lostHeld, s.oldest = false, time.Time{}
+	}
 	if empty = len(s.held) == 0; !empty && !oldest.IsZero() {
 		s.oldest = oldest
 	}
@@ -434,10 +470,13 @@ func (s *spooling) keepDoubtful(batch []*pending, of redisstream.Writer, callers
 func (s *spooling) append(events []*pending, records []*spooled) {
 	data := make([][]byte, len(records))
 	for i, r := range records {
+		r.id = s.log.ID()
 		data[i] = r.encode()
 		s.hold(r) // before it can be drained
 	}
+	s.onItsWay(len(records))
 	s.log.Append(data, func(first uint64, err error) {
+		defer s.onItsWay(-len(records))
 		if err != nil {
 			s.refuse(events, records, err)
 			return
@@ -455,6 +494,20 @@ func (s *spooling) append(events []*pending, records []*spooled) {
 	})
 }
 
+// hasLost reports whether what is held may stand for records that are lost.
+func (s *spooling) hasLost() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lostHeld
+}
+
+// onItsWay counts records that are on their way to the disk.
+func (s *spooling) onItsWay(records int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.appending += records
+}
+
 // announce lets the subscriptions of this process hear what is on disk. An event that may be in Redis already they hear from there, and so they
 // do where it has been drained meanwhile.
 func (s *spooling) announce(r *spooled) {
@@ -466,7 +519,7 @@ func (s *spooling) announce(r *spooled) {
 	if r.number <= s.drained[r.stream] {
 		return
 	}
-	_, _, err := s.bus.local.Append(s.bus.stopped, r.stream, redisstream.Writer{}, []redisstream.Message{r.events[0].marked(s.log.ID(), r.number, "")})
+	_, _, err := s.bus.local.Append(s.bus.stopped, r.stream, redisstream.Writer{}, []redisstream.Message{r.events[0].marked(r.id, r.number, "")})
 	if err != nil && !errors.Is(err, errMemoryClosed) {
 		s.bus.logger.Error("spooled event is not heard by subscriptions until it is drained", "stream", r.stream, "id", r.events[0].message.UUID, "err", err)
 	}
@@ -482,7 +535,7 @@ func (s *spooling) placed(batch []*spooled, first redisstream.ID) {
 		r.placed = true
 		s.drained[r.stream] = r.number
 		if r.certain() {
-			p := placing{uuid: r.events[0].message.UUID, mark: spoolMark(s.log.ID(), r.number)}
+			p := placing{uuid: r.events[0].message.UUID, mark: spoolMark(r.id, r.number)}
 			if !first.IsZero() {
 				p.at = first.Plus(i)
 			}
@@ -565,7 +618,9 @@ func (s *spooling) health(h *Health) {
 			code, hint = "spool-full", "bring Redis back, or give the spool more room"
 		}
 		h.problem(code, SeverityError, err.Error(), hint)
-		h.Status = StatusUnhealthy
+		if h.State == StateSpooling { // else publishing works, as long as Redis does
+			h.Status = StatusUnhealthy
+		}
 	}
 	for _, dir := range s.log.Others() {
 		h.problem("spool-of-another-redis", SeverityWarning, "events for another Redis stand in "+dir+" since this process began", "millrace spool drain with that Redis")

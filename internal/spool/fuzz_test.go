@@ -3,6 +3,7 @@
 package spool
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,11 +11,12 @@ import (
 
 // Whatever stands in a segment: the spool opens, every record that it returns is whole, and what it appends then is there when it is opened again.
 func FuzzSegment(f *testing.F) {
-	whole := appendHeader(nil, 1)
+	whole := appendHeader(nil, rand.Text(), 1)
 	for i, data := range []string{"one", "", "three"} {
 		whole = appendRecord(whole, uint64(i+1), []byte(data))
 	}
 	f.Add(whole, false)
+	f.Add(appendRecord(appendSlotHeader(nil, 1), 1, []byte("one")), false)
 	f.Add(whole[:len(whole)-2], false)
 	f.Add(whole[:len(whole)-2], true)
 	f.Add(whole[:5], true)
@@ -29,12 +31,11 @@ func FuzzSegment(f *testing.F) {
 			t.Fatal(err)
 		}
 		if another {
-			if err := os.WriteFile(segmentPath(slot, 1<<40), appendRecord(appendHeader(nil, 1<<40), 1<<40, []byte("last")), 0o600); err != nil {
+			if err := os.WriteFile(segmentPath(slot, 1<<40), appendRecord(appendHeader(nil, rand.Text(), 1<<40), 1<<40, []byte("last")), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		first, parsed := parseHeader(content)
-		if parsed && first >= 1<<39 {
+		if h, parsed := parseHeader(content); parsed && h.first >= 1<<39 {
 			return // segments whose names and numbers disagree so much are nobody's work but a fuzzer's
 		}
 		l := open(t, dir, Options{})

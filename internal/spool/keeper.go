@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 )
 
 // keep is the keeper: the one goroutine that changes anything on disk. It takes all that is asked for at that moment, writes it in one go and syncs once:
@@ -39,7 +40,10 @@ func (l *Log) more(batch ...request) []request {
 // serve does what is asked for. What has arrived goes first: it makes room.
 func (l *Log) serve(batch []request) {
 	for _, r := range batch {
-		if r.records == nil {
+		switch {
+		case r.heal:
+			r.done(0, l.heal())
+		case r.records == nil:
 			r.done(0, l.drop(r.drained))
 		}
 	}
@@ -53,13 +57,14 @@ func (l *Log) commit(batch []request) (rest []request) {
 	l.mu.Lock()
 	last, room := *l.last(), l.options.Max-l.bytes()
 	l.mu.Unlock()
-	if last.size >= l.options.Segment {
+	gone := l.unlinked(last.path)
+	if last.size >= l.options.Segment || gone != nil {
 		if room < int64(headerLength) {
 			l.refuse(batch, ErrFull)
 			return nil
 		}
 		if err := l.roll(last.next()); err != nil {
-			l.refuse(batch, l.failed(err))
+			l.refuse(batch, l.failed(errors.Join(gone, err)))
 			return nil
 		}
 		return batch
@@ -108,6 +113,40 @@ func (l *Log) commit(batch []request) (rest []request) {
 		number += uint64(len(r.records))
 	}
 	return rest
+}
+
+// unlinked returns why the file that is written to is not the one of that name: somebody has removed it, and what it keeps goes with this
+// process. Readers tell what of it has not arrived.
+func (l *Log) unlinked(path string) error {
+	there, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if mine, err := l.active.Stat(); err != nil || !os.SameFile(there, mine) {
+		return errors.Join(fmt.Errorf("%s is another file than it was", path), err)
+	}
+	return nil
+}
+
+// heal finds out whether a disk that refused takes writes again: as much as it keeps room for otherwise.
+func (l *Log) heal() error {
+	l.mu.Lock()
+	last := *l.last()
+	l.mu.Unlock()
+	path := filepath.Join(l.slot.dir, "heal")
+	if err := errors.Join(os.WriteFile(path, make([]byte, reserveLength), 0o600), os.Remove(path)); err != nil {
+		return err
+	}
+	if l.unlinked(last.path) != nil {
+		return l.roll(last.next())
+	}
+	if err := errors.Join(l.active.Truncate(last.size), l.active.Sync()); err != nil { // what the write has left that failed
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failure = nil
+	return nil
 }
 
 // write writes the buffer behind what is there, and syncs. Where that fails, what of it may stand there is cut off: it is refused, and must not be found
@@ -174,7 +213,7 @@ func (l *Log) drop(upTo uint64) error {
 			l.reserve()
 			return errors.Join(errs...)
 		}
-		if err := os.Remove(oldest.path); err != nil {
+		if err := os.Remove(oldest.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err) // its records come again when it is opened, under the numbers that they had
 		}
 	}

@@ -36,7 +36,7 @@ func List(dir string) (slots []Info, err error) {
 		if info.InUse, err = inUse(path); err != nil {
 			return slots, err
 		}
-		if err := eachSegment(path, func(_ uint64, content []byte) error { info.Bytes += int64(len(content)); return nil }); err != nil {
+		if err := eachSegment(path, func(_ header, content []byte) error { info.Bytes += int64(len(content)); return nil }); err != nil {
 			return slots, err
 		}
 		slots = append(slots, info)
@@ -60,9 +60,9 @@ func inUse(path string) (bool, error) {
 // Export visits the records that stand in a slot, the oldest first, also those that a living process is draining, and changes nothing. Damaged ones are
 // passed over.
 func Export(slot string, visit func(Record) error) error {
-	return eachSegment(slot, func(first uint64, content []byte) (err error) {
-		walk(content, headerLength, first, func(number uint64, data []byte) bool {
-			err = visit(Record{number, data})
+	return eachSegment(slot, func(h header, content []byte) (err error) {
+		walk(content, h.length, h.first, func(number uint64, data []byte) bool {
+			err = visit(Record{h.id, number, data})
 			return err == nil
 		}, func(Damage) {})
 		return err
@@ -70,7 +70,7 @@ func Export(slot string, visit func(Record) error) error {
 }
 
 // eachSegment reads the segments of a slot, the oldest first. One that a living process has deleted meanwhile is passed over.
-func eachSegment(slot string, visit func(first uint64, content []byte) error) error {
+func eachSegment(slot string, visit func(h header, content []byte) error) error {
 	entries, err := os.ReadDir(slot)
 	if err != nil {
 		return err
@@ -86,8 +86,8 @@ func eachSegment(slot string, visit func(first uint64, content []byte) error) er
 		if err != nil {
 			return err
 		}
-		if first, ok := parseHeader(content); ok {
-			if err := visit(first, content); err != nil {
+		if h, ok := parseHeader(content); ok {
+			if err := visit(h, content); err != nil {
 				return err
 			}
 		}

@@ -1,8 +1,10 @@
 package spool
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -31,6 +33,7 @@ var (
 // Log is an open spool. It may be used by many goroutines; records that one of them appends after another's Append has returned stand behind those.
 type Log struct {
 	slot     *slot
+	id       string
 	options  Options
 	damages  []Damage
 	others   []string
@@ -42,7 +45,7 @@ type Log struct {
 
 	active *os.File // of the last segment; the keeper's
 	buffer []byte   // the keeper's
-	create func(dir string, first uint64) (*segment, *os.File, error)
+	create func(dir, id string, first uint64) (*segment, *os.File, error)
 
 	mu       sync.Mutex // guards what follows
 	segments []*segment // the oldest first; at least one
@@ -51,10 +54,12 @@ type Log struct {
 	closed   bool
 }
 
-// request is something for the keeper to do: records to append, or else a number up to which all has arrived.
+// request is something for the keeper to do: records to append, or else a number up to which all has arrived, or else to find out whether
+// the disk takes writes again.
 type request struct {
 	records [][]byte
 	drained uint64
+	heal    bool
 	done    func(first uint64, err error)
 }
 
@@ -79,8 +84,8 @@ func (s *slot) open(server string, o Options) (*Log, error) {
 	if o.Segment == 0 {
 		o.Segment = 16 << 20
 	}
-	l := &Log{slot: s, options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}), create: createSegment}
-	if err := l.load(server); err != nil {
+	l := &Log{slot: s, id: rand.Text(), options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}), create: createSegment}
+	if err := l.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open spool in %s: %w", s.dir, err), s.close())
 	}
 	go l.keep()
@@ -88,36 +93,35 @@ func (s *slot) open(server string, o Options) (*Log, error) {
 }
 
 // load reads what is there, and opens the last segment for more.
-func (l *Log) load(server string) error {
+func (l *Log) load() error {
 	segments, damages, err := openSegments(l.slot.dir)
 	if err != nil {
 		return err
 	}
 	l.segments, l.damages = segments, damages
 	l.reserve()
-	if len(segments) == 0 {
-		// Numbers begin anew, and so does the ID: where somebody has deleted the segments, the server may know the old ones.
-		if _, err := l.slot.rename(server); err != nil {
-			return err
+	next := uint64(1)
+	for _, s := range segments {
+		next = s.next()
+		if s.id == "" {
+			s.id = l.slot.id
 		}
-		return l.roll(1)
 	}
-	last := segments[len(segments)-1]
-	l.drained = segments[0].first - 1
-	if number := unused(segments, damages); number > last.next() {
-		return l.roll(number)
+	if len(segments) > 0 {
+		l.drained = segments[0].first - 1
 	}
-	l.active, err = os.OpenFile(last.path, os.O_RDWR, 0)
-	return err
+	// What this process spools has an ID of its own: whoever has a copy of this folder goes on with the same numbers, and so did what can't be
+	// read any more.
+	return l.roll(next)
 }
 
 // roll begins another segment. The keeper's, or its predecessor's.
 func (l *Log) roll(first uint64) error {
-	s, f, err := l.create(l.slot.dir, first)
+	s, f, err := l.create(l.slot.dir, l.id, first)
 	if err != nil {
 		// A disk that is full of what has arrived: the segment that makes it go needs a little room.
 		_ = os.Remove(l.reservePath())
-		if s, f, err = l.create(l.slot.dir, first); err != nil {
+		if s, f, err = l.create(l.slot.dir, l.id, first); err != nil {
 			return err
 		}
 	}
@@ -127,6 +131,9 @@ func (l *Log) roll(first uint64) error {
 	l.active = f
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if n := len(l.segments); n > 0 && l.last().next() == first && l.last().count == 0 {
+		l.segments = l.segments[:n-1] // nothing stands in it, and the new one has its name
+	}
 	l.segments = append(l.segments, s)
 	l.failure = nil // the disk takes writes
 	if len(l.segments) == 1 {
@@ -150,8 +157,8 @@ func (l *Log) reserve() {
 	}
 }
 
-// ID names this spool for ever.
-func (l *Log) ID() string { return l.slot.id }
+// ID is that of the records that this process appends: no other process has had it, nor this one before.
+func (l *Log) ID() string { return l.id }
 
 // Dir is its folder.
 func (l *Log) Dir() string { return l.slot.dir }
@@ -188,8 +195,14 @@ func check(records [][]byte) error {
 
 // Drained says that everything up to a number has arrived at the server: its room is given back, a segment at a time.
 func (l *Log) Drained(upTo uint64) error {
+	return l.ask(request{drained: upTo})
+}
+
+// ask has the keeper do something, and waits until it is done.
+func (l *Log) ask(r request) error {
 	answer := make(chan error, 1)
-	if err := l.submit(request{drained: upTo, done: func(_ uint64, err error) { answer <- err }}); err != nil {
+	r.done = func(_ uint64, err error) { answer <- err }
+	if err := l.submit(r); err != nil {
 		return err
 	}
 	return <-answer
@@ -229,6 +242,48 @@ func (l *Log) Stats() Stats {
 		s.Records += of.next() - min(max(of.first, s.First), of.next())
 	}
 	return s
+}
+
+// Heal finds out whether a disk that refused takes writes again, as an append would: Stats has no error then.
+func (l *Log) Heal() error {
+	if l.Stats().Err == nil {
+		return nil
+	}
+	return l.ask(request{heal: true})
+}
+
+// has reports whether a segment holds records that have not arrived.
+func (l *Log) has(s *segment) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.find(s) != nil
+}
+
+// skip notes what is passed over in a segment from now on, and reports whether that is news.
+func (l *Log) skip(s *segment, d Damage) (news bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	of := l.find(s)
+	if of == nil {
+		return false
+	}
+	if _, known := of.skips[d.Offset]; known {
+		return false
+	}
+	skips := map[int64]Damage{d.Offset: d}
+	maps.Copy(skips, of.skips)
+	of.skips = skips
+	return true
+}
+
+// find returns the segment that another one is a copy of; nil where it is not there any more. The lock is held.
+func (l *Log) find(s *segment) *segment {
+	for _, of := range l.segments {
+		if of.path == s.path && of.id == s.id {
+			return of
+		}
+	}
+	return nil
 }
 
 // last is the segment that is appended to, bytes what all of them take. The lock is held.

@@ -1,12 +1,15 @@
 package spool
 
 import (
+	"errors"
 	"io"
 	"os"
 )
 
-// Record is one record and its number.
+// Record is one record, with what names it for ever: the ID of the spool that it was kept in, and its number there. (Export leaves the
+// ID of the slot out, in a segment of the first version.)
 type Record struct {
+	ID     string
 	Number uint64
 	Data   []byte
 }
@@ -27,6 +30,9 @@ const readAtOnce = 1 << 20
 // Reader returns a reader that begins behind what has arrived.
 func (l *Log) Reader() *Reader { return &Reader{log: l, next: l.Stats().First} }
 
+// Next is the number of the record that the next Read begins with, or what comes behind it. What stands before was returned, or is lost.
+func (r *Reader) Next() uint64 { return r.next }
+
 // Seek makes the given record the next one.
 func (r *Reader) Seek(number uint64) {
 	r.next = number
@@ -44,14 +50,19 @@ func (r *Reader) leave() {
 }
 
 // Read returns up to most of the records that come next; none where there are none now. One that was damaged when the spool was opened is passed over:
-// Log.Damages has named it. One that is damaged since is an error.
+// Log.Damages has named it. One that is damaged since, or whose segment is gone, is an error, a Damage, once: the next call passes it over.
 func (r *Reader) Read(most int) ([]Record, error) {
 	for {
 		s, end := r.segment()
 		if s == nil {
 			return nil, nil
 		}
-		if err := r.enter(s); err != nil {
+		if err := r.enter(s); errors.Is(err, os.ErrNotExist) {
+			if err := r.missing(s); err != nil {
+				return nil, err
+			}
+			continue
+		} else if err != nil {
 			return nil, err
 		}
 		records, err := r.read(most, end)
@@ -86,8 +97,42 @@ func (r *Reader) enter(s *segment) error {
 	if err != nil {
 		return err
 	}
-	r.file, r.of, r.offset, r.at = f, s, int64(headerLength), s.first
+	r.file, r.of, r.offset, r.at = f, s, s.header, s.first
 	return nil
+}
+
+// missing reports that a segment is gone, unless what it held has arrived meanwhile.
+func (r *Reader) missing(s *segment) error {
+	if !r.log.has(s) {
+		return nil
+	}
+	d := Damage{File: s.path, Record: r.next, Records: s.next() - r.next}
+	r.next = s.next()
+	return d
+}
+
+// damaged notes that what comes next can't be read any more, which was whole when it was opened, or written since, and reports it, unless
+// another reader has.
+func (r *Reader) damaged(end int64) error {
+	content := make([]byte, end-r.offset)
+	if _, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content); err != nil {
+		return err
+	}
+	size, records, found := afterDamage(content, r.at)
+	if !found {
+		records = r.of.next() - r.at
+	}
+	d := Damage{File: r.of.path, Offset: r.offset, Bytes: int64(size), Record: r.at, Records: records}
+	news := r.log.skip(r.of, d)
+	r.offset, r.at = r.offset+d.Bytes, r.at+d.Records
+	r.next = max(r.next, r.at)
+	if !news {
+		return nil
+	}
+	if err := d.keep(content[:size]); err != nil {
+		return errors.Join(d, err)
+	}
+	return d
 }
 
 // read reads on in the segment that it is in, up to end.
@@ -107,12 +152,15 @@ func (r *Reader) read(most int, end int64) (records []Record, err error) {
 				return false
 			}
 			if number >= r.next {
-				records = append(records, Record{number, data})
+				records = append(records, Record{r.of.id, number, data})
 			}
 			return true
 		})
 		if used == 0 && all && len(records) == 0 {
-			return nil, errTorn // it was whole when it was opened
+			if err := r.damaged(end); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		r.offset, r.at = r.offset+int64(used), number
 		if used == 0 { // one record is longer, or the next stretch is damaged

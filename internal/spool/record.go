@@ -7,30 +7,49 @@ import (
 )
 
 const (
-	magic        = "millspl1"
-	headerLength = len(magic) + 8 + 4
+	magic = "millspl2"
+	// idLength is that of an ID, which is a rand.Text.
+	idLength     = 26
+	headerLength = len(magic) + 8 + idLength + 4
 	recordHeader = 4 + 4
+	// Segments of the first version have no ID in their header: that of their slot is theirs.
+	magicSlot        = "millspl1"
+	headerSlotLength = len(magicSlot) + 8 + 4
 	// MaxRecord is the most bytes of one record.
 	MaxRecord = 16 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// appendHeader appends the header of a segment whose first record has the given number.
-func appendHeader(b []byte, first uint64) []byte {
+// header is what a segment begins with.
+type header struct {
+	first  uint64 // number of the first record
+	id     string // of the records; empty: that of the slot
+	length int
+}
+
+func appendHeader(b []byte, id string, first uint64) []byte {
 	begin := len(b)
 	b = append(b, magic...)
 	b = binary.LittleEndian.AppendUint64(b, first)
+	b = append(b, id...)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[begin:], castagnoli))
 }
 
-// parseHeader returns the number of the first record of a segment; false where that is no header.
-func parseHeader(b []byte) (first uint64, ok bool) {
-	if len(b) < headerLength || string(b[:len(magic)]) != magic {
-		return 0, false
+// parseHeader returns the header that b begins with; false where there is none.
+func parseHeader(b []byte) (h header, ok bool) {
+	h.length = headerLength
+	if len(b) >= len(magicSlot) && string(b[:len(magicSlot)]) == magicSlot {
+		h.length = headerSlotLength
+	} else if len(b) < headerLength || string(b[:len(magic)]) != magic {
+		return header{}, false
 	}
-	sum := binary.LittleEndian.Uint32(b[headerLength-4:])
-	return binary.LittleEndian.Uint64(b[len(magic):]), crc32.Checksum(b[:headerLength-4], castagnoli) == sum
+	if len(b) < h.length || crc32.Checksum(b[:h.length-4], castagnoli) != binary.LittleEndian.Uint32(b[h.length-4:]) {
+		return header{}, false
+	}
+	h.first = binary.LittleEndian.Uint64(b[len(magic):])
+	h.id = string(b[len(magic)+8 : h.length-4])
+	return h, true
 }
 
 func appendRecord(b []byte, number uint64, data []byte) []byte {

@@ -13,11 +13,13 @@ import (
 
 // segment is one file of the log.
 type segment struct {
-	path  string
-	first uint64           // number of its first record
-	count uint64           // records, those that are damaged included
-	size  int64            // up to the end of the last whole record
-	skips map[int64]Damage // what is damaged between whole records, by its offset
+	path   string
+	id     string           // of its records
+	header int64            // how long it is
+	first  uint64           // number of its first record
+	count  uint64           // records, those that are damaged included
+	size   int64            // up to the end of the last whole record
+	skips  map[int64]Damage // what is damaged between whole records, by its offset; it is never changed, but replaced
 }
 
 // next is the number behind its last record.
@@ -30,20 +32,21 @@ func segmentPath(dir string, first uint64) string {
 }
 
 // createSegment makes an empty segment that survives a crash of the machine.
-func createSegment(dir string, first uint64) (*segment, *os.File, error) {
+func createSegment(dir, id string, first uint64) (*segment, *os.File, error) {
 	path := segmentPath(dir, first)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) // one of that name holds no record: its number would be taken
 	if err != nil {
 		return nil, nil, err
 	}
-	_, err = f.Write(appendHeader(nil, first))
+	_, err = f.Write(appendHeader(nil, id, first))
 	if err = errors.Join(err, f.Sync(), syncDir(dir)); err != nil {
 		return nil, nil, errors.Join(err, f.Close(), os.Remove(path))
 	}
-	return &segment{path: path, first: first, size: int64(headerLength)}, f, nil
+	return &segment{path: path, id: id, header: int64(headerLength), first: first, size: int64(headerLength)}, f, nil
 }
 
-// Damage is what could not be read when a spool was opened.
+// Damage is what could not be read. As an error, of Reader.Read, it is one that was found since the spool was opened, and is passed
+// over from now on.
 type Damage struct {
 	File   string
 	Offset int64
@@ -56,7 +59,24 @@ type Damage struct {
 	Records uint64
 	Torn    bool
 	Rest    bool
+	// Known: a process before this one has found it, and kept a copy.
+	Known bool
 }
+
+func (d Damage) Error() string { return d.String() }
+
+// keep keeps a copy of what can't be read beside its segment, unless there is one.
+func (d *Damage) keep(content []byte) error {
+	path := fmt.Sprintf("%s.%d%s", d.File, d.Offset, damagedSuffix)
+	if _, err := os.Stat(path); err == nil {
+		d.Known = true
+		return nil
+	}
+	return writeSynced(path, content)
+}
+
+// damagedSuffix is that of copies of what can't be read.
+const damagedSuffix = ".damaged"
 
 func (d Damage) String() string {
 	switch {
@@ -143,20 +163,6 @@ func torn(rest []byte) bool {
 	return length <= MaxRecord && int(length) > len(rest)-recordHeader
 }
 
-// unused returns a number that no record has had, by what was found in a folder: what can't be read had numbers as well, and the server may know them.
-func unused(segments []*segment, damages []Damage) uint64 {
-	var number uint64
-	if n := len(segments); n > 0 {
-		number = segments[n-1].next()
-	}
-	for _, d := range damages {
-		if d.Rest {
-			number = max(number, d.Record+mostRecords(int(d.Bytes)))
-		}
-	}
-	return number
-}
-
 // openSegments reads all segments of a folder, the oldest first, and cuts off what a crash left half-written.
 func openSegments(dir string) (segments []*segment, damages []Damage, err error) {
 	entries, err := os.ReadDir(dir) // sorted by name, which is by number
@@ -183,7 +189,8 @@ func openSegment(path string, last bool) (s *segment, damages []Damage, err erro
 	if err != nil {
 		return nil, nil, err
 	}
-	first, ok := parseHeader(content)
+	h, ok := parseHeader(content)
+	first := h.first
 	if !ok {
 		// A crash while it was made; or a damage, and then it is left for a person to look at.
 		torn := last && len(content) <= headerLength
@@ -192,23 +199,25 @@ func openSegment(path string, last bool) (s *segment, damages []Damage, err erro
 		if torn {
 			return nil, damages, os.Remove(path)
 		}
-		return nil, damages, os.Rename(path, path+".damaged")
+		return nil, damages, os.Rename(path, path+damagedSuffix)
 	}
 	skips := map[int64]Damage{}
-	end, next := walk(content, headerLength, first, func(uint64, []byte) bool { return true }, func(d Damage) {
+	end, next := walk(content, h.length, first, func(uint64, []byte) bool { return true }, func(d Damage) {
 		d.File = path
 		damages = append(damages, d)
 		skips[d.Offset] = d
 	})
-	s = &segment{path: path, first: first, count: next - first, size: int64(end), skips: skips}
-	if n := len(damages); n > 0 && damages[n-1].Rest {
-		rest := content[end:]
+	s = &segment{path: path, id: h.id, header: int64(h.length), first: first, count: next - first, size: int64(end), skips: skips}
+	for i := range damages {
+		d := &damages[i]
 		// An append is one write behind what was there: only the last segment can end in a part of one.
-		if damages[n-1].Torn = last && torn(rest); damages[n-1].Torn {
-			damages[n-1].Rest = false
-		} else if err := writeSynced(path+".damaged", rest); err != nil {
+		if d.Torn = d.Rest && last && torn(content[end:]); d.Torn {
+			d.Rest = false
+		} else if err := d.keep(content[d.Offset : d.Offset+d.Bytes]); err != nil {
 			return nil, damages, err
 		}
+	}
+	if end < len(content) {
 		if err := os.Truncate(path, s.size); err != nil {
 			return nil, damages, err
 		}

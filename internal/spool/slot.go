@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // slot is a folder that this process has.
@@ -19,7 +20,7 @@ type slot struct {
 // owner says whose records a slot holds.
 type owner struct {
 	Server string `json:"server"` // that they are for
-	ID     string `json:"id"`     // of the spool
+	ID     string `json:"id"`     // of the records in segments of the first version
 }
 
 // maxSlots is how many processes may share a data folder.
@@ -61,7 +62,7 @@ func Adopt(dir, server string, o Options) (l *Log, slot string, err error) {
 		if o.Except != nil && o.Except(path) {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(path, "owner")); errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(path, "owner")); errors.Is(err, os.ErrNotExist) || isEmpty(path) {
 			continue
 		}
 		s, _, err := openSlot(path, server)
@@ -83,6 +84,23 @@ func Adopt(dir, server string, o Options) (l *Log, slot string, err error) {
 		}
 	}
 	return nil, "", nil
+}
+
+// isEmpty reports whether the segments of a slot are nothing but headers.
+func isEmpty(path string) bool {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return false // whoever opens it finds out
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), segmentSuffix) {
+			continue
+		}
+		if info, err := e.Info(); err != nil || info.Size() != int64(headerLength) && info.Size() != int64(headerSlotLength) {
+			return false
+		}
+	}
+	return true
 }
 
 // openSlot takes one slot; nil where a living process has it.
