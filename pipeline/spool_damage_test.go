@@ -134,11 +134,11 @@ func TestP09SpoolHealsByItself(t *testing.T) {
 	t.Parallel()
 	server := alwaysServer(t)
 	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir()})
-	server.Kill(t)
-	awaitState(t, b, StateSpooling)
-	if err := os.RemoveAll(b.spool.log.Dir()); err != nil {
+	if err := os.RemoveAll(b.spool.log.Dir()); err != nil { // before anything stands in it
 		t.Fatal(err)
 	}
+	server.Kill(t)
+	awaitState(t, b, StateSpooling)
 	if _, err := b.Publish(t.Context(), Event{Type: "booking.created"}); !errors.Is(err, ErrSpoolFailed) {
 		t.Fatal(err)
 	}

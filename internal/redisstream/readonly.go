@@ -14,15 +14,6 @@ import (
 // evaluation runs a script.
 type evaluation func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd
 
-// readOnly runs a script that writes nothing.
-func readOnly(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, args ...any) *redis.Cmd {
-	cmd := script.EvalShaRO(ctx, client, keys, args...)
-	if needsText(cmd.Err()) {
-		cmd = script.EvalRO(ctx, client, keys, args...)
-	}
-	return cmd
-}
-
 // readOnlyPipelined runs commands, and a script that writes nothing, in one round trip. The replies say
 // what became of them.
 func readOnlyPipelined(ctx context.Context, client redis.UniversalClient, script *redis.Script, fill func(redis.Pipeliner, evaluation)) {
