@@ -95,9 +95,9 @@ func (s *spooling) drainLoop() { s.drain(false) }
 func (s *spooling) drain(untilEmpty bool) {
 	d := newDrainer(s)
 	defer d.close()
-	for s.bus.stopped.Err() == nil && !(untilEmpty && s.isEmpty() && !d.unfreed) {
+	for s.bus.stopped.Err() == nil && !(untilEmpty && s.isEmpty() && !d.unfreed && !s.hasLost()) {
 		more := false
-		if !s.isEmpty() && !s.bus.isAway() && !time.Now().Before(d.away) {
+		if (!s.isEmpty() || s.hasLost()) && !s.bus.isAway() && !time.Now().Before(d.away) {
 			more = d.fill()
 			for d.start() {
 				more = d.fill()
@@ -195,7 +195,9 @@ func (d *drainer) fill() (more bool) {
 				return false
 			}
 			r.id, r.number = record.ID, record.Number
-			d.take(&r, now)
+			if r.discarded == 0 {
+				d.take(&r, now)
+			}
 			d.next = record.Number + 1
 		}
 	}

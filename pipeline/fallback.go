@@ -240,6 +240,9 @@ func (c *consumer) fallbackLoop() {
 			if err != nil {
 				continue // the drain complains
 			}
+			if r.discarded > 0 {
+				continue
+			}
 			r.id, r.number = record.ID, record.Number
 			if d, ok := c.fromSpool(&r, blocked); ok {
 				mine = append(mine, d)

@@ -16,7 +16,7 @@ import (
 // Loss is what was accepted and then lost, by no fault of who published it.
 type Loss struct {
 	Stream   string    `json:"stream"`
-	Reason   string    `json:"reason"`   // ReasonRewound, ReasonConflict, ReasonDamaged
+	Reason   string    `json:"reason"`   // ReasonRewound, ReasonConflict, ReasonDamaged, ReasonDiscarded
 	Events   int       `json:"events"`   // that were lost
 	AtLeast  bool      `json:"atLeast"`  // there were more, which this process can't name any more
 	Restored int       `json:"restored"` // of them, that are accepted again
@@ -34,6 +34,8 @@ const (
 	ReasonConflict = "conflict"
 	// ReasonDamaged: it was spooled, and the disk does not give it back. Nobody knows its stream any more, which is empty.
 	ReasonDamaged = "damaged"
+	// ReasonDiscarded: it was spooled, and an operator took it out (DiscardSpooled). Each process that finds its place tells it.
+	ReasonDiscarded = "discarded"
 )
 
 // lossesShown and lossesFor bound what health says of losses.
@@ -73,8 +75,8 @@ func (l *losses) health(h *Health) {
 			continue
 		}
 		h.Lost = append(h.Lost, *one)
-		if one.Reason == ReasonDamaged {
-			continue // the spool says which file, and from where
+		if one.Reason == ReasonDamaged || one.Reason == ReasonDiscarded {
+			continue // the spool says which file, and from where; an operator wanted it
 		}
 		if one.Reason == ReasonConflict {
 			h.problem("spool-conflict", SeverityError, fmt.Sprintf("an event of stream %s that was spooled is not stored: its idempotency key was used for the one at %s", one.Stream, one.From),

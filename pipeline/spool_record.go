@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -17,6 +18,9 @@ type spooled struct {
 	at       time.Time          // when it was accepted
 	doubtful redisstream.Writer // of an append of which nobody knows; empty: of none
 	events   []spooledEvent
+
+	// discarded is how many events stood in the record before an operator took them out; 0: it is one that is to be drained.
+	discarded int
 
 	id     string // of the process that has spooled it; with the number it names the record for ever
 	number uint64 // in the spool; 0: not known yet
@@ -51,8 +55,17 @@ func spoolMark(spool string, number uint64) string {
 	return spool + "/" + strconv.FormatUint(number, 10)
 }
 
-// spoolVersion is the first byte of each record.
-const spoolVersion = 1
+// spoolVersion is the first byte of each record, spoolDiscarded that of one whose events were discarded.
+const (
+	spoolVersion   = 1
+	spoolDiscarded = 0
+)
+
+// encodeDiscarded is what takes the place of a record whose events are discarded.
+func (s *spooled) encodeDiscarded() []byte {
+	b := append(binary.AppendUvarint([]byte{spoolDiscarded}, uint64(len(s.stream))), s.stream...)
+	return binary.AppendUvarint(b, uint64(len(s.events)))
+}
 
 func (s *spooled) encode() []byte {
 	b := []byte{spoolVersion}
@@ -81,9 +94,10 @@ func (s *spooled) encode() []byte {
 var errSpoolRecord = errors.New("record of the spool can't be read: it is of another version, or damaged")
 
 func decodeSpooled(b []byte) (s spooled, err error) {
-	if len(b) == 0 || b[0] != spoolVersion {
+	if len(b) == 0 || b[0] != spoolVersion && b[0] != spoolDiscarded {
 		return s, errSpoolRecord
 	}
+	kind := b[0]
 	b = b[1:]
 	ok := true
 	number := func() uint64 {
@@ -115,6 +129,13 @@ func decodeSpooled(b []byte) (s spooled, err error) {
 		return t
 	}
 	s.stream = text()
+	if kind == spoolDiscarded {
+		s.discarded = int(min(number(), math.MaxInt32))
+		if !ok || len(b) > 0 || s.discarded == 0 {
+			return s, errSpoolRecord
+		}
+		return s, nil
+	}
 	s.at = time.UnixMilli(signed()).UTC()
 	s.doubtful = redisstream.Writer{Name: text(), Seq: number()}
 	for n := number(); n > 0 && ok; n-- {

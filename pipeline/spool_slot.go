@@ -43,7 +43,7 @@ func SpoolSlots(dir string) ([]SpoolSlot, error) {
 				if err != nil {
 					return slots, err
 				}
-				if s.Oldest == nil {
+				if s.Oldest == nil && record.discarded == 0 {
 					at := record.at
 					s.Oldest = &at
 				}
@@ -73,6 +73,30 @@ func SpooledEvents(slot string) iter.Seq2[Event, error] {
 		}
 	}
 }
+
+// SpoolServer is what SpoolSlot.Server says of slots that a bus with this configuration drains.
+func SpoolServer(cfg Config) string { return (&Bus{cfg: cfg}).server() }
+
+// DiscardSpooled takes the events of one stream out of a slot (SpoolSlot.Dir) that no living process has, and returns how many they were: where
+// Redis refuses them for good, and nobody mends that. Their loss is told by the next process that has the slot (ReasonDiscarded). With dryRun it only
+// counts. A slot that a process has is an error.
+func DiscardSpooled(slot, stream string, dryRun bool) (events int, err error) {
+	err = spool.Rewrite(slot, func(r spool.Record) []byte {
+		record, err := decodeSpooled(r.Data)
+		if err != nil || record.stream != stream || record.discarded > 0 {
+			return nil // one of another version stays
+		}
+		events += len(record.events)
+		if dryRun {
+			return nil
+		}
+		return record.encodeDiscarded()
+	})
+	return events, err
+}
+
+// AssignSpool makes a slot that no living process has one of another Redis, see SpoolServer: that one has another address now.
+func AssignSpool(slot, server string) error { return spool.Assign(slot, server) }
 
 var errStop = errors.New("stop")
 

@@ -36,7 +36,7 @@ type spooling struct {
 	// some day must find that nothing has overtaken it.
 	unreadable uint64
 	behind     uint64 // how many records stay
-	// lostHeld: what is held may stand for records that are lost. appending is how many records are on their way to the disk.
+	// lostHeld: what is held may stand for records that are lost, or there are records that nothing is held for. appending is how many records are on their way to the disk.
 	lostHeld  bool
 	appending int
 	// damages are those in which accepted events were lost, also of spools that were adopted: the first maxDamages.
@@ -111,7 +111,7 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	s.damaged(log.Damages()...)
 	r := log.Reader()
 	defer r.Close()
-	n := 0
+	n, discarded := 0, map[string]int{} // events, of them by stream
 	for {
 		records, err := r.Read(drainRecords)
 		if s.isDamage(err) {
@@ -133,9 +133,18 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 				s.behind++
 				continue
 			}
+			if record.discarded > 0 {
+				discarded[record.stream] += record.discarded
+				continue
+			}
 			s.hold(&record)
 			n += len(record.events)
 		}
+	}
+	s.lostHeld = s.lostHeld || len(discarded) > 0
+	for _, stream := range slices.Sorted(maps.Keys(discarded)) {
+		b.logger.Warn("events were discarded from the spool", "stream", stream, "events", discarded[stream], "dir", log.Dir())
+		b.lose(Loss{Stream: stream, Reason: ReasonDiscarded, Events: discarded[stream], Time: time.Now().UTC()})
 	}
 	if s.unreadable > 0 {
 		b.logger.Error("spool has a record that this version can't read: it stays, with what stands behind it", "record", s.unreadable, "records", s.behind, "dir", log.Dir())
@@ -642,7 +651,11 @@ func (s *spooling) healthOfDrain(h *Health) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.stuck) > 0 {
-		_, err := s.stuck.first()
-		h.problem("spool-stuck", SeverityError, "spool can't be drained: "+s.stuck.text(), deniedHint(err))
+		stream, err := s.stuck.first()
+		hint := deniedHint(err)
+		if !strings.HasPrefix(stream, "/") {
+			hint = strings.TrimPrefix(hint+"; or stop the process and give the events of that stream up: millrace spool discard --stream "+stream, "; ")
+		}
+		h.problem("spool-stuck", SeverityError, "spool can't be drained: "+s.stuck.text(), hint)
 	}
 }

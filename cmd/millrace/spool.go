@@ -17,6 +17,10 @@ import (
 type spoolVerb struct {
 	*options
 	dataDir string
+	stream  string
+	yes     bool
+	dryRun  bool
+	adopt   bool
 }
 
 func newSpoolCommand(o *options) *cobra.Command {
@@ -24,12 +28,17 @@ func newSpoolCommand(o *options) *cobra.Command {
 		Use:   "spool",
 		Short: "Look at events that were accepted while Redis was away, and drain them",
 		Long: `Look at the spools in a data folder: events that servers accepted while Redis was away. Each process has a slot of its own and drains it
-when Redis is back; a slot whose process has died is drained by the next one that starts, or by "millrace spool drain".`,
+when Redis is back; a slot whose process has died is drained by the next one that starts, or by "millrace spool drain". A slot belongs to one Redis,
+by the address that its process was given: "spool drain --adopt-foreign" brings its events to another one, or to the same one at a new address.
+
+What Redis refuses for good (a stream whose key holds another type, say) stays in the spool until that is mended. Where nobody will, "spool discard"
+takes the events of that stream out; they are counted as lost.`,
 		Example: `  millrace spool ls --data-dir /var/lib/millrace
   millrace spool drain --data-dir /var/lib/millrace --redis redis://localhost
-  millrace spool export --data-dir /var/lib/millrace >events.jsonl`,
+  millrace spool export --data-dir /var/lib/millrace >events.jsonl
+  millrace spool discard --data-dir /var/lib/millrace --stream order --dry-run`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return usagef("spool needs a verb: ls, drain, export") },
+		RunE: func(*cobra.Command, []string) error { return usagef("spool needs a verb: ls, drain, export, discard") },
 	}
 	for _, verb := range []struct {
 		use, short string
@@ -39,6 +48,7 @@ when Redis is back; a slot whose process has died is drained by the next one tha
 		{"ls", "List the slots of a data folder and what they hold", false, (*spoolVerb).ls},
 		{"drain", "Bring what dead processes have left to Redis", true, (*spoolVerb).drain},
 		{"export", "Print all events that stand in the slots, as CloudEvents", false, (*spoolVerb).export},
+		{"discard", "Take the events of a stream out of slots that no process has", false, (*spoolVerb).discard},
 	} {
 		s := &spoolVerb{options: o}
 		one := &cobra.Command{Use: verb.use, Short: verb.short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,6 +60,13 @@ when Redis is back; a slot whose process has died is drained by the next one tha
 		one.Flags().StringVar(&s.dataDir, "data-dir", "", "data folder of the servers")
 		if verb.redis {
 			o.addRedisFlags(one.Flags())
+			one.Flags().BoolVar(&s.adopt, "adopt-foreign", false, "drain what was for another Redis as well, or for this one at another address")
+		}
+		if verb.use == "discard" {
+			one.Flags().StringVar(&s.stream, "stream", "", "whose events")
+			one.Flags().StringVar(&s.namespace, "namespace", "", "prefix of every key")
+			one.Flags().BoolVar(&s.yes, "yes", false, "discard them for good")
+			one.Flags().BoolVar(&s.dryRun, "dry-run", false, "only say how many there are")
 		}
 		o.addJSONFlag(one.Flags())
 		cmd.AddCommand(one)
@@ -123,12 +140,17 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 	if !given {
 		return errNoAddress("drain", false)
 	}
-	left, err := s.orphans()
-	if err != nil || left == 0 {
-		return s.say(cmd, 0, err)
-	}
 	cfg := s.config(redis)
 	cfg.SpoolDir = s.dataDir
+	server := pipeline.SpoolServer(cfg)
+	stay, err := s.foreign(cmd, server)
+	if err != nil {
+		return err
+	}
+	left, err := s.orphans(server)
+	if err != nil || left == 0 {
+		return s.say(cmd, 0, stay, err)
+	}
 	cfg.Logger = slog.New(slog.DiscardHandler) // what it would say is said below
 	bus, err := pipeline.Open(cmd.Context(), cfg)
 	if err != nil {
@@ -147,7 +169,7 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 		if h.State == pipeline.StateSpooling {
 			return fmt.Errorf("redis is away: %s", h.Redis.LastError)
 		}
-		orphans, err := s.orphans()
+		orphans, err := s.orphans(server)
 		if err != nil {
 			return err
 		}
@@ -162,34 +184,112 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 			}
 		}
 	}
-	return s.say(cmd, left, nil)
+	return s.say(cmd, left, stay, nil)
 }
 
-func (s *spoolVerb) say(cmd *cobra.Command, drained int, err error) error {
+// say says how many events were drained, and fails where some are for another Redis, which foreign has named.
+func (s *spoolVerb) say(cmd *cobra.Command, drained, stay int, err error) error {
 	switch {
 	case err != nil:
 		return err
 	case s.json:
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]int{"drained": drained})
+		err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]int{"drained": drained})
 	case drained == 0:
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing to drain")
 	default:
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d events drained\n", drained)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s drained\n", eventsOf(drained))
+	}
+	if err == nil && stay > 0 {
+		err = fmt.Errorf("%s for another Redis stay", eventsOf(stay))
 	}
 	return err
 }
 
-// orphans is how many events stand in slots of this namespace that no living process has.
-func (s *spoolVerb) orphans() (n int, err error) {
+// mine are the slots of this namespace.
+func (s *spoolVerb) mine() (mine []pipeline.SpoolSlot, err error) {
 	namespace := s.namespace
 	if namespace == "" {
 		namespace = "default"
 	}
 	slots, err := s.slots()
 	for _, slot := range slots {
-		if !slot.InUse && slot.Namespace == namespace {
+		if slot.Namespace == namespace {
+			mine = append(mine, slot)
+		}
+	}
+	return mine, err
+}
+
+// orphans is how many events for a Redis stand in slots of this namespace that no living process has.
+func (s *spoolVerb) orphans(server string) (n int, err error) {
+	slots, err := s.mine()
+	for _, slot := range slots {
+		if !slot.InUse && slot.Server == server {
 			n += slot.Events
 		}
 	}
 	return n, err
+}
+
+// foreign names what is not drained and why, or makes it what is to be. It returns how many events stay that are for another Redis.
+func (s *spoolVerb) foreign(cmd *cobra.Command, server string) (stay int, err error) {
+	slots, err := s.mine()
+	if err != nil {
+		return 0, err
+	}
+	for _, slot := range slots {
+		switch {
+		case slot.Events == 0:
+		case slot.InUse:
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: a running process has it, and drains its %s\n", slot.Dir, eventsOf(slot.Events))
+		case slot.Server == server:
+		case s.adopt:
+			if err := pipeline.AssignSpool(slot.Dir, server); err != nil {
+				return stay, err
+			}
+		default:
+			stay += slot.Events
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: its %s are for %s, which is not %s; if that is the same one, or they are to go there, say --adopt-foreign\n",
+				slot.Dir, eventsOf(slot.Events), slot.Server, server)
+		}
+	}
+	return stay, nil
+}
+
+// discard takes the events of a stream out.
+func (s *spoolVerb) discard(cmd *cobra.Command) error {
+	switch {
+	case s.stream == "":
+		return usagef("spool discard needs to know which events: give --stream NAME")
+	case pipeline.CheckStream(s.stream) != nil:
+		return usagef("stream %q %w", s.stream, pipeline.CheckStream(s.stream))
+	case !s.yes && !s.dryRun:
+		return usagef("spool discard deletes events that were accepted, for good: say --yes, or look first with --dry-run")
+	}
+	slots, err := s.mine()
+	if err != nil {
+		return err
+	}
+	total := 0
+	for _, slot := range slots {
+		if slot.Events == 0 {
+			continue
+		}
+		if slot.InUse {
+			return fmt.Errorf("%s: a running process has it: stop that, discard, and start it again", slot.Dir)
+		}
+		n, err := pipeline.DiscardSpooled(slot.Dir, s.stream, s.dryRun)
+		if total += n; err != nil {
+			return fmt.Errorf("%s discarded, then: %w", eventsOf(total), err)
+		}
+	}
+	if s.json {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"discarded": total, "dryRun": s.dryRun})
+	}
+	done := "discarded; the next server that starts there tells them as lost"
+	if s.dryRun {
+		done = "would be discarded"
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s of stream %s %s\n", eventsOf(total), s.stream, done)
+	return err
 }

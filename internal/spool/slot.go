@@ -128,27 +128,29 @@ func openSlot(path, server string) (s *slot, foreign bool, err error) {
 
 // claim reads whose slot it is, or makes it this server's.
 func (s *slot) claim(server string) (owner, error) {
-	path := filepath.Join(s.dir, "owner")
-	text, err := os.ReadFile(path)
-	var o owner
-	switch {
-	case err == nil:
-		if err := json.Unmarshal(text, &o); err != nil || o.ID == "" {
-			return owner{}, fmt.Errorf("%s is damaged: it should say whose records these are", path)
-		}
-		return o, nil
-	case !errors.Is(err, os.ErrNotExist):
-		return owner{}, err
+	o, err := s.read()
+	if errors.Is(err, os.ErrNotExist) {
+		o = owner{Server: server, ID: rand.Text()}
+		err = s.write(o)
 	}
-	return s.rename(server)
+	return o, err
 }
 
-// rename gives the spool an ID that no spool has had.
-func (s *slot) rename(server string) (owner, error) {
-	o := owner{Server: server, ID: rand.Text()}
-	s.id = o.ID
+func (s *slot) read() (o owner, err error) {
+	path := filepath.Join(s.dir, "owner")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return o, err
+	}
+	if err := json.Unmarshal(text, &o); err != nil || o.ID == "" {
+		return owner{}, fmt.Errorf("%s is damaged: it should say whose records these are", path)
+	}
+	return o, nil
+}
+
+func (s *slot) write(o owner) error {
 	text, _ := json.Marshal(o) // two strings always marshal
-	return o, writeSynced(filepath.Join(s.dir, "owner"), text)
+	return writeSynced(filepath.Join(s.dir, "owner"), text)
 }
 
 // writeSynced writes a file so that it is there as a whole or not at all.

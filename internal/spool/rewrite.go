@@ -1,0 +1,66 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// ErrInUse: a living process has the slot.
+var ErrInUse = errors.New("a running process has it")
+
+// Rewrite puts other records in the place of some in a slot that no living process has: change returns what, or nil to leave a record as
+// it is. Numbers and IDs stay, and so does what can't be read. A crash leaves each segment as it was, or as it is to be.
+func Rewrite(slot string, change func(Record) []byte) error {
+	return withLock(slot, func() error {
+		return eachSegment(slot, func(h header, content []byte) error {
+			changed := append([]byte(nil), content[:h.length]...)
+			at, news := h.length, false // what stands before is in changed
+			end, _ := walk(content, h.length, h.first, func(number uint64, data []byte) bool {
+				size := recordHeader + len(data)
+				if other := change(Record{h.id, number, data}); other != nil {
+					changed, news = appendRecord(changed, number, other), true
+				} else {
+					changed = append(changed, content[at:at+size]...)
+				}
+				at += size
+				return true
+			}, func(d Damage) {
+				changed = append(changed, content[at:at+int(d.Bytes)]...)
+				at += int(d.Bytes)
+			})
+			if !news {
+				return nil
+			}
+			changed = append(changed, content[max(at, end):]...)
+			return writeSynced(segmentPath(slot, h.first), changed)
+		})
+	})
+}
+
+// Assign makes a slot that no living process has one for another server.
+func Assign(dir, server string) error {
+	return withLock(dir, func() error {
+		s := &slot{dir: dir}
+		o, err := s.read()
+		if err != nil {
+			return err
+		}
+		o.Server = server
+		return s.write(o)
+	})
+}
+
+// withLock does something with a slot that no living process has.
+func withLock(slot string, do func() error) error {
+	lock, err := os.OpenFile(filepath.Join(slot, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if taken, err := tryLock(lock); err != nil || taken {
+		return errors.Join(err, fmt.Errorf("%s: %w", slot, ErrInUse))
+	}
+	return errors.Join(do(), unlock(lock))
+}
