@@ -53,7 +53,7 @@ type Case struct {
 	Streams int    `json:"streams"`
 	Fsync   string `json:"fsync"` // of the server: appendfsync; drain only
 
-	// Of the idle cases; zero in all others.
+	// Of the idle cases; zero in all others, but for the outage of drain/return.
 	Instances int           `json:"instances"`
 	Groups    int           `json:"groups"`
 	Settle    time.Duration `json:"settle_ns"`
@@ -112,6 +112,7 @@ var plans = []plan{
 
 	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/1-stream", Publishers: 4, Batch: 128, Streams: 1, Fsync: "everysec"}},
 	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/20-streams", Publishers: 4, Batch: 128, Streams: 20, Fsync: "everysec"}},
+	{loopback, 1, 0, Case{System: systemMillrace, Name: "drain/return", Publishers: 64, Streams: 10, Subjects: 20, Fsync: "everysec", Window: 30 * time.Second}},
 	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/1-stream-always", Publishers: 4, Batch: 128, Streams: 1, Fsync: "always"}},
 	{loopback, 10_000, 0, Case{System: systemMillrace, Name: "drain/20-streams-always", Publishers: 4, Batch: 128, Streams: 20, Fsync: "always"}},
 
@@ -140,6 +141,7 @@ func cases(quick, plot bool) []Case {
 				c.plot = !standard
 				if quick {
 					c.Events = max(c.Events/quickShare, 200)
+					c.Window /= quickShare
 				}
 				all = append(all, c)
 			}

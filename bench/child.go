@@ -30,6 +30,7 @@ const (
 	clientCPU  = "client_cpu_us_per_event"
 	allocs     = "allocs_per_event"
 	entryBytes = "bytes_per_entry"
+	durable    = "durable_again_s" // of a drain under live traffic
 	rss        = "rss_mib"
 )
 

@@ -19,6 +19,9 @@ import (
 // runDrain has events spooled while Redis can't be reached, and measures from the moment on at which it
 // counts as there again, until all are there.
 func runDrain(ctx context.Context, s spec) (sample, error) {
+	if s.Subjects > 0 {
+		return runReturn(ctx, s)
+	}
 	m, err := newMeter(s)
 	if err != nil {
 		return nil, err
@@ -29,25 +32,13 @@ func runDrain(ctx context.Context, s spec) (sample, error) {
 	}
 	defer os.RemoveAll(dir)
 	var there atomic.Bool
-	var dialer net.Dialer
 	states := make(chan pipeline.State, 10)
 	began := make(chan error, 1)
-	bus, err := pipeline.Open(ctx, pipeline.Config{
-		Redis: &redis.UniversalOptions{Addrs: []string{s.Addr}, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if !there.Load() {
-				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
-			}
-			return dialer.DialContext(ctx, network, addr)
-		}},
-		Service:  service,
-		SpoolDir: dir,
-		Logger:   slog.New(slog.DiscardHandler),
-		Hooks: pipeline.Hooks{State: func(_, to pipeline.State, _ error) {
-			if to == pipeline.StateDraining {
-				began <- m.start()
-			}
-			states <- to
-		}},
+	bus, err := openAway(ctx, s, dir, &there, func(to pipeline.State) {
+		if to == pipeline.StateDraining {
+			began <- m.start()
+		}
+		states <- to
 	})
 	if err != nil {
 		return nil, err
@@ -69,6 +60,23 @@ func runDrain(ctx context.Context, s spec) (sample, error) {
 		return nil, err
 	}
 	return m.stop(s.Events)
+}
+
+// openAway opens a bus with a spool that reaches Redis as soon as there says so.
+func openAway(ctx context.Context, s spec, dir string, there *atomic.Bool, state func(to pipeline.State)) (*pipeline.Bus, error) {
+	var dialer net.Dialer
+	return pipeline.Open(ctx, pipeline.Config{
+		Redis: &redis.UniversalOptions{Addrs: []string{s.Addr}, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if !there.Load() {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+			}
+			return dialer.DialContext(ctx, network, addr)
+		}},
+		Service:  service,
+		SpoolDir: dir,
+		Logger:   slog.New(slog.DiscardHandler),
+		Hooks:    pipeline.Hooks{State: func(_, to pipeline.State, _ error) { state(to) }},
+	})
 }
 
 // awaitState waits for a state of a bus.

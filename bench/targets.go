@@ -48,6 +48,7 @@ var targets = []target{
 	{what: "the same at 1 ms", of: systemMillrace + "/publish/64-callers@1ms", to: systemGoRedis + "/publish/64-callers@1ms", key: perSecond, least: 2.5},
 	{what: "drain of a spool, 20 streams against one", of: caseDrain + "/20-streams@0ms", to: caseDrain + "/1-stream@0ms", key: perSecond, least: 0.4},
 	{what: "the same with appendfsync always", of: caseDrain + "/20-streams-always@0ms", to: caseDrain + "/1-stream-always@0ms", key: perSecond, least: 0.4},
+	{what: "durable again after 30 s of outage, at half of the load that Redis can take, s", of: caseDrain + "/return@0ms", key: durable, most: 10},
 	{what: "latency p50 at 1,000/s, against watermill-redisstream", of: systemMillrace + "/latency@0ms", to: systemWatermill + "/latency/1-handler@0ms", key: p50, most: 1.1},
 	{what: "the same at 1 ms, against the raw client", of: systemMillrace + "/latency@1ms", to: systemLimit + "/latency@1ms", key: p50, most: 1.15},
 	{what: "server CPU per event, against the raw limit", of: caseOurs, to: caseLimit, key: serverCPU, most: 1.25},

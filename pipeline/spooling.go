@@ -27,7 +27,7 @@ type spooling struct {
 	kick chan struct{} // asks drainLoop to look
 
 	mu     sync.Mutex // guards what follows
-	held   map[subjectKey]*spooledSubject
+	held   backlog
 	oldest time.Time // when the oldest record that is not drained was accepted; zero: none is known
 	stuck  stuck     // why the drain can't go on, though Redis is there
 	// drained is up to which record each stream is drained.
@@ -53,15 +53,6 @@ type leftSlot struct {
 	why   error
 	until time.Time // then it is looked at again
 }
-
-// spooledSubject is a subject of which events are in the spool.
-type spooledSubject struct {
-	events int
-	free   chan struct{} // there while somebody waits; closed when none is left
-}
-
-// subjectKey names a subject of a stream.
-type subjectKey struct{ stream, subject string }
 
 // openSpool opens the spool of a bus, with what a process before it has left there.
 func openSpool(b *Bus) (*spooling, error) {
@@ -106,7 +97,7 @@ func (b *Bus) server() string {
 
 // newSpooling reads what is in a spool.
 func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
-	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), held: map[subjectKey]*spooledSubject{}, stuck: stuck{}, drained: map[string]uint64{}, left: map[string]leftSlot{}}
+	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), stuck: stuck{}, drained: map[string]uint64{}, left: map[string]leftSlot{}}
 	s.fallback.sending = map[string]uint64{}
 	s.damaged(log.Damages()...)
 	r := log.Reader()
@@ -273,9 +264,7 @@ func (s *spooling) isLeft(dir string) bool {
 func (s *spooling) count() (n int64) {
 	s.mu.Lock()
 	adopted := s.adopted
-	for _, of := range s.held {
-		n += int64(of.events)
-	}
+	n = s.held.events
 	s.mu.Unlock()
 	if adopted != nil {
 		n += adopted.count()
@@ -287,13 +276,7 @@ func (s *spooling) count() (n int64) {
 func (s *spooling) hold(r *spooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range r.events {
-		k := subjectKey{r.stream, e.subject}
-		if s.held[k] == nil {
-			s.held[k] = &spooledSubject{}
-		}
-		s.held[k].events++
-	}
+	s.held.add(r)
 	if s.oldest.IsZero() {
 		s.oldest = r.at
 	}
@@ -303,19 +286,9 @@ func (s *spooling) let(records []*spooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range records {
-		for _, e := range r.events {
-			k := subjectKey{r.stream, e.subject}
-			of := s.held[k]
-			if of.events--; of.events > 0 {
-				continue
-			}
-			delete(s.held, k)
-			if of.free != nil {
-				close(of.free)
-			}
-		}
+		s.held.remove(r)
 	}
-	if len(s.held) == 0 {
+	if s.held.isEmpty() {
 		s.oldest = time.Time{}
 	}
 }
@@ -335,15 +308,10 @@ func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
 	defer s.mu.Unlock()
 	s.forgetHandled(number - 1)
 	if s.lostHeld && s.appending == 0 && number == s.log.Stats().Next { // there are no others
-		for _, of := range s.held {
-			if of.free != nil {
-				close(of.free)
-			}
-		}
-		clear(s.held)
+		s.held.clear()
 		s.lostHeld, s.oldest = false, time.Time{}
 	}
-	if empty = len(s.held) == 0; !empty && !oldest.IsZero() {
+	if empty = s.held.isEmpty(); !empty && !oldest.IsZero() {
 		s.oldest = oldest
 	}
 	return empty
@@ -360,7 +328,7 @@ func (s *spooling) isDrained(r *spooled) bool {
 func (s *spooling) isEmpty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.held) == 0
+	return s.held.isEmpty()
 }
 
 // mustHold reports whether an event has to go behind others of its subject. Those without a subject have no order to keep.
@@ -370,7 +338,7 @@ func (s *spooling) mustHold(p *pending) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.held[subjectKey{p.stream, p.subject}] != nil
+	return s.held.has(subjectKey{p.stream, p.subject})
 }
 
 // awaitTurn waits while events of the same subjects are on their way from the spool to Redis, so that these
@@ -411,14 +379,12 @@ func (s *spooling) turnOf(events []pending) <-chan struct{} {
 	}
 	for i := range events {
 		p := &events[i]
-		of := s.held[subjectKey{p.stream, p.subject}]
-		if !p.spoolable || p.subject == "" || p.stream == SystemStream || of == nil || s.stuck[p.stream] != nil {
+		if !p.spoolable || p.subject == "" || p.stream == SystemStream || s.stuck[p.stream] != nil {
 			continue
 		}
-		if of.free == nil {
-			of.free = make(chan struct{})
+		if free := s.held.wait(subjectKey{p.stream, p.subject}); free != nil {
+			return free
 		}
-		return of.free
 	}
 	return nil
 }
