@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -45,6 +46,7 @@ func openFromEnv(ctx context.Context, lookup func(string) (string, bool), logger
 //	MILLRACE_SPOOL_BYTES   the most that they may take there; default 1 GiB
 //	MILLRACE_FALLBACK      wait or local: what groups do with them meanwhile; default local where there is a data folder
 //	MILLRACE_RESTORE       how many events per stream can be appended again when Redis forgets them; 0: none; default 10,000
+//	MILLRACE_WARN_LAG, MILLRACE_ERROR_LAG, MILLRACE_WARN_PENDING, MILLRACE_ERROR_DEAD   see HealthLimits; such as 30s, and 2.5 for a percentage
 //	MILLRACE_MAX_LEN, MILLRACE_HARD_MAX_LEN  events that a stream keeps; default 100,000 and ten times that
 func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 	cfg := Config{Announce: true}
@@ -67,6 +69,7 @@ func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 	number("MILLRACE_HARD_MAX_LEN", 1, func(n int64) { cfg.HardMaxLen = n })
 	number("MILLRACE_SPOOL_BYTES", 1, func(n int64) { cfg.SpoolBytes = n })
 	number("MILLRACE_RESTORE", 0, func(n int64) { cfg.RestoreEvents, cfg.NoRestore = int(n), n == 0 })
+	cfg.Health = healthFromEnv(get, func(err error) { faults = append(faults, err) })
 	enabled := false
 	if text := get("ENABLE_REDIS_EVENTS"); text != "" {
 		on, err := strconv.ParseBool(text)
@@ -87,6 +90,27 @@ func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 		}
 	}
 	return cfg, errors.Join(faults...)
+}
+
+// healthFromEnv reads from when on health calls something a problem.
+func healthFromEnv(get func(string) string, fault func(error)) (l HealthLimits) {
+	for name, field := range map[string]*time.Duration{
+		"MILLRACE_WARN_LAG": &l.LagWarning, "MILLRACE_ERROR_LAG": &l.LagError, "MILLRACE_WARN_PENDING": &l.PendingWarning,
+	} {
+		if text := get(name); text != "" {
+			var err error
+			if *field, err = time.ParseDuration(text); err != nil || *field == 0 {
+				fault(fmt.Errorf("%s: %q is no time such as 30s, nor -1s for never", name, text))
+			}
+		}
+	}
+	if text := get("MILLRACE_ERROR_DEAD"); text != "" {
+		var err error
+		if l.DeadPercent, err = strconv.ParseFloat(text, 64); err != nil || !(l.DeadPercent != 0) {
+			fault(fmt.Errorf("MILLRACE_ERROR_DEAD: %q is no percentage such as 2.5, nor -1 for never", text))
+		}
+	}
+	return l
 }
 
 // RedisFromEnv returns where Redis is by REDIS_URL, else by REDIS_HOST, REDIS_PORT and REDIS_PASSWORD with their defaults.

@@ -38,7 +38,7 @@ func (h *Health) lagProblem(stream string, g redisstream.GroupInfo, limits Healt
 	severity := ""
 	switch age := g.Undelivered; {
 	case g.Paused != "" || age == 0:
-	case limits.LagError > 0 && age > limits.LagError:
+	case limits.LagError > 0 && age > limits.LagError && len(g.Patterns) > 0: // what groups of other software are for nobody knows
 		severity = SeverityError
 	case limits.LagWarning > 0 && age > limits.LagWarning:
 		severity = SeverityWarning
@@ -63,8 +63,8 @@ func (h *Health) deadProblem(stream string, info redisstream.StreamInfo, g redis
 	severity := SeverityWarning
 	text := fmt.Sprintf("group %s of stream %s has %d dead letters", g.Name, stream, g.Dead)
 	if g.NewDead > 0 {
-		passed := info.AddedWithin(g.NewDeadIn, time.Now())
-		text += fmt.Sprintf(", %d of them of the last %s, in which the stream got about %d events", g.NewDead, g.NewDeadIn.Round(time.Second), passed)
+		passed := passedSince(info, g.NewDeadSince)
+		text += fmt.Sprintf(", %d of them since %s, of about %d events", g.NewDead, g.NewDeadSince.UTC().Format(time.RFC3339), passed)
 		if float64(g.NewDead) > limits.DeadPercent/100*float64(passed) {
 			severity = SeverityError
 		}
@@ -72,13 +72,29 @@ func (h *Health) deadProblem(stream string, info redisstream.StreamInfo, g redis
 	h.problem("dead-letters", severity, text, "look at why, mend that, and requeue or discard them: millrace dead ls "+stream+" "+g.Name)
 }
 
-// versionsProblem says that consumers of several versions work for a group.
-func (h *Health) versionsProblem(stream string, g redisstream.GroupInfo) {
+// passedSince is about how many events a group has handled of a stream since then: as many as came, or as
+// many as come in such a time, since those that are given up now came hours ago.
+func passedSince(info redisstream.StreamInfo, since time.Time) int64 {
+	usual := 0.0
+	if age := time.Since(info.First.Time()); age > 0 {
+		usual = float64(info.Length) * min(1, float64(time.Since(since))/float64(age))
+	}
+	return max(info.AddedSince(since), int64(usual))
+}
+
+// versionsProblem says that consumers of several versions work for a group, once for all its streams.
+func (h *Health) versionsProblem(stream string, g redisstream.GroupInfo, told map[string]bool) {
+	if told[g.Name] {
+		return
+	}
 	hosts := map[string]int{} // consumers by version
 	var versions []string
 	for _, m := range g.Members {
+		if !m.Alive {
+			continue
+		}
 		about := aboutOf(m)
-		if about == nil || !m.Alive || about.Version == "" {
+		if about == nil || about.Version == "" {
 			continue
 		}
 		if hosts[about.Version]++; hosts[about.Version] == 1 {
@@ -88,10 +104,11 @@ func (h *Health) versionsProblem(stream string, g redisstream.GroupInfo) {
 	if len(versions) < 2 {
 		return
 	}
+	told[g.Name] = true
 	slices.Sort(versions)
 	for i, v := range versions {
 		versions[i] = fmt.Sprintf("%s (%d)", v, hosts[v])
 	}
-	h.problem("two-versions", SeverityWarning, fmt.Sprintf("consumers of %d versions work for group %s of stream %s: %s",
+	h.problem("two-versions", SeverityWarning, fmt.Sprintf("consumers of %d versions work for group %s, at stream %s for one: %s",
 		len(versions), g.Name, stream, strings.Join(versions[:min(len(versions), maxNamed)], ", ")), "is a deploy under way, or was an instance forgotten?")
 }

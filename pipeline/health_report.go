@@ -163,20 +163,22 @@ func (b *Bus) takesEvents(h *Health, err error) {
 		return
 	}
 	class := redisstream.Classify(err)
-	if b.cfg.NoPublish && class == redisstream.Denied {
+	if b.cfg.NoPublish && redisstream.IsRightsRefused(err) {
 		h.redisProblem("publish-unknown", SeverityWarning, "whether redis takes events can't be told with the rights of this user: ", b.redisError("publish", "", err))
 		return
 	}
 	h.Redis.LastError = err.Error()
-	if class == redisstream.Away || class == redisstream.ReadOnly {
+	code := problemRefused
+	switch away := class == redisstream.Away || class == redisstream.ReadOnly; {
+	case away && b.cfg.NoPublish: // it is not the way to read that is watched
+		code, h.State = "redis-unavailable", StateUnavailable
+	case away: // maybe: link finds out
+		code = "redis-error"
 		b.link.suspect()
-		if b.cfg.NoPublish { // it is not the way to read that is watched
-			h.State = StateUnavailable
-		}
-	} else {
+	default:
 		h.Status = StatusUnhealthy
 	}
-	h.redisProblem(problemRefused, SeverityError, "redis takes no events: ", b.redisError("publish", "", err))
+	h.redisProblem(code, SeverityError, "redis takes no events: ", b.redisError("publish", "", err))
 }
 
 // beatProblems names the streams that consumers of this process can't read, or can't beat at, though
@@ -249,6 +251,7 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool
 	}
 	var unknown []string
 	var cause error
+	versions := map[string]bool{} // groups that were told to have several
 	for _, d := range b.log.Describe(ctx, streams) {
 		err := b.redisError("describe stream", d.Stream, d.Err)
 		switch {
@@ -272,7 +275,7 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool
 			h.pendingProblem(d.Stream, g, b.hungAfter, b.cfg.Health.PendingWarning, stuck)
 			h.lagProblem(d.Stream, g, b.cfg.Health)
 			h.deadProblem(d.Stream, d.Info, g, b.cfg.Health)
-			h.versionsProblem(d.Stream, g)
+			h.versionsProblem(d.Stream, g, versions)
 		}
 		h.Streams = append(h.Streams, s)
 	}

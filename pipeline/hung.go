@@ -127,7 +127,13 @@ func (h *Health) pendingProblem(stream string, g redisstream.GroupInfo, longest,
 		return
 	}
 	hangs, warns := map[string]time.Duration{}, map[string]time.Duration{}
+	if len(g.Oldest) == 0 {
+		return
+	}
 	for _, m := range g.Members {
+		if m.Pending == 0 {
+			continue
+		}
 		twice := time.Duration(0)
 		if about := aboutOf(m); about != nil {
 			twice = time.Duration(2 * about.TimeoutSeconds * float64(time.Second))

@@ -20,6 +20,7 @@ const (
 	checkSoon      = 500 * time.Millisecond // while it is away
 	checkTimeout   = 1200 * time.Millisecond
 	firstTimeout   = 3 * time.Second // of the first check, which connects: names, TLS and the password take their round trips
+	takenAgain     = 3               // so many checks in a row must succeed before the log says that events are taken again
 	outageFailures = 3               // so many checks in a row must fail …
 	outageMinimum  = 2 * time.Second // … over so long, before Redis counts as away: a stall is not an outage
 	// A black hole is an outage after 5 s at most: 1 s until the next check, three that wait in vain, and two short pauses.
@@ -41,6 +42,8 @@ type link struct {
 	failing   time.Time // since when
 	lastError error
 	refusal   error // why a server that is there takes no events; nil: it takes them
+	told      bool  // that it takes none, in the log
+	taken     int   // how many checks in a row it would have taken
 	latency   time.Duration
 }
 
@@ -150,8 +153,8 @@ func (l *link) note(latency time.Duration, err error) {
 		return // the check was cut short
 	}
 	l.mu.Lock()
-	from, failures, refused := l.state, l.failures, l.refusal
-	l.latency, l.lastError, l.refusal = latency, err, nil
+	from, failures := l.state, l.failures
+	l.latency, l.lastError = latency, err
 	switch class := redisstream.Classify(err); {
 	case class == redisstream.Away, class == redisstream.ReadOnly:
 		l.connected = class == redisstream.ReadOnly
@@ -163,6 +166,7 @@ func (l *link) note(latency time.Duration, err error) {
 			if l.state = StateUnavailable; l.bus.spool != nil {
 				l.state = StateSpooling
 			}
+			l.refusal, l.told = nil, false // the state says it
 		}
 	default:
 		l.connected, l.failures, l.refusal = true, 0, err
@@ -170,15 +174,25 @@ func (l *link) note(latency time.Duration, err error) {
 			l.state = StateDraining
 		}
 	}
-	to, back, refuses := l.state, failures > 0 && l.failures == 0, l.refusal
+	to, back, refusal := l.state, failures > 0 && l.failures == 0, l.refusal
+	said := l.told
+	switch {
+	case refusal != nil:
+		l.told, l.taken = true, 0
+	case err == nil:
+		if l.taken++; l.taken == takenAgain {
+			l.told = false
+		}
+	}
+	again := said && !l.told && err == nil
 	if from != to {
 		l.since = time.Now()
 	}
 	l.mu.Unlock()
 	switch {
-	case refused == nil && refuses != nil:
-		l.bus.logger.Error("redis takes no events", "err", l.bus.redisError("publish", "", refuses))
-	case refused != nil && refuses == nil && to != StateUnavailable:
+	case refusal != nil && !said:
+		l.bus.logger.Error("redis takes no events", "err", l.bus.redisError("publish", "", refusal))
+	case again:
 		l.bus.logger.Info("redis takes events again", "state", to)
 	}
 	if back {
@@ -212,7 +226,7 @@ func (l *link) changed(from, to State, cause error) {
 		l.bus.spool.wake()
 		l.bus.spool.tell()
 	}
-	if l.running.Load() && to != StateUnavailable { // what could not be kept is not published
+	if l.running.Load() && to != StateUnavailable && !l.bus.cfg.NoPublish { // what could not be kept is not published
 		l.bus.loops.start("announce", func() { l.bus.announceState(from, to, cause) })
 	}
 }

@@ -173,7 +173,9 @@ func (m *memory) Pause(_ context.Context, stream, group, seen, text string) (boo
 	if g.paused != seen {
 		return false, nil
 	}
-	g.paused = text
+	if g.paused = text; text == "" {
+		g.since = time.Now()
+	}
 	g.failures = memoryFailures{}
 	return true, nil
 }

@@ -13,6 +13,7 @@ import (
 
 // memoryGroup is a group of one stream.
 type memoryGroup struct {
+	since      time.Time      // when it was made, or resumed last
 	cursor     redisstream.ID // the last entry that was handed out
 	lane       entryLog
 	laneCursor redisstream.ID
@@ -72,7 +73,7 @@ func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.J
 	made := g == nil
 	if made {
 		g = &memoryGroup{
-			cursor: j.From, pending: map[redisstream.Ref]*memoryPending{}, unhandled: map[string]int64{},
+			since: time.Now(), cursor: j.From, pending: map[redisstream.Ref]*memoryPending{}, unhandled: map[string]int64{},
 			waiting: map[string][]memoryDeferred{}, beats: map[string]int64{}, about: map[string]string{},
 		}
 		if j.FromEnd {
@@ -442,9 +443,9 @@ func (m *memory) Describe(ctx context.Context, streams []string) []redisstream.D
 }
 
 // newDead counts the dead letters of the last hour.
-func (g *memoryGroup) newDead(now time.Time) (int64, time.Duration) {
-	since := redisstream.ID{MS: uint64(now.Add(-time.Hour).UnixMilli())}
-	return int64(len(g.dead.between(since, redisstream.MaxID))), time.Hour
+func (g *memoryGroup) newDead(now time.Time) (int64, time.Time) {
+	since := now.Add(-time.Hour)
+	return int64(len(g.dead.between(redisstream.ID{MS: uint64(since.UnixMilli())}, redisstream.MaxID))), since
 }
 
 func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.GroupInfo {
@@ -454,9 +455,9 @@ func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.
 		Waits: int64(g.waitingCount()), Waiting: g.waitingSince(), Dead: int64(g.dead.len()), DeadLost: g.deadLost, Frontier: g.cursor, Paused: g.paused,
 	}
 	if next := s.log.between(g.cursor.Next(), redisstream.MaxID); len(next) > 0 {
-		info.Undelivered = max(0, time.Since(next[0].ID.Time()))
+		info.Undelivered = max(0, min(time.Since(next[0].ID.Time()), time.Since(g.since)))
 	}
-	info.NewDead, info.NewDeadIn = g.newDead(time.Now())
+	info.NewDead, info.NewDeadSince = g.newDead(time.Now())
 	held := map[string]int64{}
 	for _, p := range g.pending {
 		held[p.consumer]++

@@ -17,6 +17,8 @@ const (
 	// refusedFor is for how long it is a problem that the server has refused events of a stream, unless it
 	// takes some before.
 	refusedFor = 10 * time.Minute
+	// refusedSoon is the same where it says that it has no memory, or takes no writes, which passes.
+	refusedSoon = time.Minute
 	// maxRefused is of how many streams refusals are kept. Publishers choose the names of streams.
 	maxRefused = 1000
 )
@@ -42,7 +44,7 @@ func (r *refusals) note(stream string, events int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	maps.DeleteFunc(r.of, func(_ string, one *refusedStream) bool { return now.Sub(one.last) > refusedFor })
+	maps.DeleteFunc(r.of, func(_ string, one *refusedStream) bool { return one.isOver(now) })
 	one := r.of[stream]
 	if one == nil {
 		if len(r.of) >= maxRefused {
@@ -76,7 +78,7 @@ func (r *refusals) health(h *Health) {
 	defer r.mu.Unlock()
 	var streams []string
 	for stream, one := range r.of {
-		if time.Since(one.last) <= refusedFor {
+		if !one.isOver(time.Now()) {
 			streams = append(streams, stream)
 		}
 	}
@@ -94,9 +96,24 @@ func (r *refusals) health(h *Health) {
 // problemRefused is the code of the problem that events are refused.
 const problemRefused = "publish-refused"
 
-// isRefusal reports whether an error of an append says that its stream is refused, and not that the
-// server is away or full.
-func isRefusal(err error) bool {
-	class := redisstream.Classify(err)
-	return class == redisstream.Denied || class == redisstream.Other && !errors.Is(err, context.Canceled)
+// isOver reports whether it is no problem any more.
+func (one *refusedStream) isOver(now time.Time) bool {
+	limit := refusedFor
+	if errors.Is(one.err, ErrBackPressure) || errors.Is(one.err, ErrUnavailable) {
+		limit = refusedSoon
+	}
+	return now.Sub(one.last) > limit
+}
+
+// refuses notes that the server refuses events of a stream. Where it refuses those of all, or is away, link
+// knows; but in Cluster it asks one server only.
+func (b *Bus) refuses(stream string, events int, err error) {
+	if b.link == nil || b.isAway() || b.link.refused() != nil {
+		return
+	}
+	switch class := redisstream.Classify(err); {
+	case class == redisstream.Other && errors.Is(err, context.Canceled):
+	case class == redisstream.Denied, class == redisstream.Other, class == redisstream.BackPressure, class == redisstream.ReadOnly:
+		b.refusals.note(stream, events, b.redisError("append", stream, err))
+	}
 }

@@ -48,6 +48,21 @@ const (
 type losses struct {
 	mu    sync.Mutex
 	known []*Loss
+	told  map[string]bool // what isNew was asked
+}
+
+// isNew reports whether it is asked of something for the first time.
+func (l *losses) isNew(what string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.told[what] {
+		return false
+	}
+	if l.told == nil {
+		l.told = map[string]bool{}
+	}
+	l.told[what] = true
+	return true
 }
 
 func (l *losses) add(one Loss) *Loss {

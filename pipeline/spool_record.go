@@ -61,10 +61,11 @@ const (
 	spoolDiscarded = 0
 )
 
-// encodeDiscarded is what takes the place of a record whose events are discarded.
-func (s *spooled) encodeDiscarded() []byte {
+// encodeDiscarded is what takes the place of a record whose events are discarded, of the same length: what stands behind it stays where it is.
+func (s *spooled) encodeDiscarded(length int) []byte {
 	b := append(binary.AppendUvarint([]byte{spoolDiscarded}, uint64(len(s.stream))), s.stream...)
-	return binary.AppendUvarint(b, uint64(len(s.events)))
+	b = binary.AppendUvarint(b, uint64(len(s.events)))
+	return append(b, make([]byte, max(0, length-len(b)))...)
 }
 
 func (s *spooled) encode() []byte {
@@ -131,7 +132,7 @@ func decodeSpooled(b []byte) (s spooled, err error) {
 	s.stream = text()
 	if kind == spoolDiscarded {
 		s.discarded = int(min(number(), math.MaxInt32))
-		if !ok || len(b) > 0 || s.discarded == 0 {
+		if !ok || s.discarded == 0 {
 			return s, errSpoolRecord
 		}
 		return s, nil

@@ -59,11 +59,14 @@ func openSpool(b *Bus) (*spooling, error) {
 	left := map[string]bool{}  // what goes there would stand behind what can't be read
 	var damages []spool.Damage // there: whoever opens it next finds only a part of them
 	for {
-		log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{Max: b.cfg.SpoolBytes, Except: func(dir string) bool { return left[dir] }})
+		var s *spooling // there before anything is appended
+		log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{
+			Max: b.cfg.SpoolBytes, Except: func(dir string) bool { return left[dir] }, Damaged: func(d spool.Damage) { s.damaged(d) },
+		})
 		if err != nil {
 			return nil, err
 		}
-		s, err := newSpooling(b, log)
+		s, err = newSpooling(b, log)
 		if err != nil {
 			return nil, err
 		}
@@ -134,6 +137,9 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	}
 	s.lostHeld = s.lostHeld || len(discarded) > 0
 	for _, stream := range slices.Sorted(maps.Keys(discarded)) {
+		if !b.losses.isNew(fmt.Sprint(log.Dir(), stream, discarded[stream])) {
+			continue
+		}
 		b.logger.Warn("events were discarded from the spool", "stream", stream, "events", discarded[stream], "dir", log.Dir())
 		b.lose(Loss{Stream: stream, Reason: ReasonDiscarded, Events: discarded[stream], Time: time.Now().UTC()})
 	}
@@ -155,8 +161,9 @@ func (s *spooling) damaged(damages ...spool.Damage) {
 		}
 		s.mu.Lock()
 		s.keepDamages([]spool.Damage{d})
+		s.lostHeld = true
 		s.mu.Unlock()
-		if !d.Known { // else a process before this one has counted it
+		if s.bus.losses.isNew(d.String()) { // a slot that is left is opened again
 			s.bus.lose(Loss{Reason: ReasonDamaged, Events: int(max(1, d.Records)), AtLeast: true, Time: time.Now().UTC()})
 		}
 	}
@@ -169,9 +176,6 @@ func (s *spooling) isDamage(err error) bool {
 	if !errors.As(err, &d) {
 		return false
 	}
-	s.mu.Lock()
-	s.lostHeld = true
-	s.mu.Unlock()
 	s.damaged(d)
 	if _, bare := err.(spool.Damage); !bare {
 		s.bus.logger.Error("what could not be read of the spool is not kept", "err", err)
@@ -232,6 +236,7 @@ func (s *spooling) adopt(log *spool.Log) error {
 	of.drain(true)
 	s.mu.Lock()
 	s.adopted = nil
+	s.keepDamages(of.damages) // its drain has ended
 	s.mu.Unlock()
 	if of.unreadable > 0 {
 		s.leave(log.Dir(), fmt.Errorf("%d records stay: %w", of.behind, errSpoolRecord))
@@ -307,7 +312,7 @@ func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forgetHandled(number - 1)
-	if s.lostHeld && s.appending == 0 && number == s.log.Stats().Next { // there are no others
+	if s.lostHeld && s.appending == 0 && (number == s.log.Stats().Next || s.unreadable > 0 && number == s.unreadable) { // there are no others to drain
 		s.held.clear()
 		s.lostHeld, s.oldest = false, time.Time{}
 	}
@@ -443,13 +448,13 @@ func (s *spooling) keepDoubtful(batch []*pending, of redisstream.Writer, callers
 }
 
 func (s *spooling) append(events []*pending, records []*spooled) {
+	s.onItsWay(len(records)) // first: what is held meanwhile is not taken for what is lost
 	data := make([][]byte, len(records))
 	for i, r := range records {
 		r.id = s.log.ID()
 		data[i] = r.encode()
 		s.hold(r) // before it can be drained
 	}
-	s.onItsWay(len(records))
 	s.log.Append(data, func(first uint64, err error) {
 		defer s.onItsWay(-len(records))
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
@@ -288,6 +289,75 @@ func TestP17HealthNamesTwoVersions(t *testing.T) {
 	awaitFact(t, "a warning", func() bool {
 		return strings.Contains(problemText(old.Health(t.Context()), "two-versions"), "1.0 (2), 1.1 (1)")
 	})
+}
+
+// A user who has the keys of some streams only is asked for nothing else.
+func TestP17UserWithKeysOfSomeStreams(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	if err := without("~booking", "~{booking}:*", "~millrace:registry:streams", "+@all")(server.Client(t)); err != nil {
+		t.Fatal(err)
+	}
+	options := server.Options()
+	options.Username, options.Password = "publisher", "pw"
+	b := openBus(t, Config{Redis: options})
+	publish(t, b, Event{Type: "booking.created"})
+	if h := b.Health(t.Context()); hasProblem(h, problemRefused) || b.Ready() != nil {
+		t.Errorf("%s, %v, %v", h.Status, h.Problems, b.Ready())
+	}
+	if _, err := b.Publish(t.Context(), Event{Type: "order.placed"}); !errors.Is(err, ErrDenied) {
+		t.Errorf("a stream of others: %v", err)
+	}
+	if h := b.Health(t.Context()); !strings.Contains(problemText(h, problemRefused), "stream order") || b.Ready() != nil {
+		t.Errorf("%v", h.Problems)
+	}
+}
+
+// What is new to a group is no lag: it could not take it before.
+func TestP17LagBeginsWithTheGroup(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(func(c *Config) { c.Health = HealthLimits{LagWarning: 2 * time.Second, LagError: 3 * time.Second} })
+		publish(t, b, Event{Type: "booking.created"})
+		g := GroupConfig{Group: "billing", Patterns: []string{"booking.*"}}
+		old := time.Now()
+		awaitFact(t, "an event that is old enough", func() bool { return time.Since(old) > 2500*time.Millisecond })
+		if _, err := initializeGroup(t.Context(), b, g, "booking"); err != nil {
+			t.Fatal(err)
+		}
+		if text := problemText(b.Health(t.Context()), "group-lag"); text != "" {
+			t.Errorf("the group was just made: %s", text)
+		}
+		awaitFact(t, "a lag", func() bool { return hasProblem(b.Health(t.Context()), "group-lag") })
+		if _, err := b.PauseGroup(t.Context(), "booking", "billing", ""); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.ResumeGroup(t.Context(), "booking", "billing"); err != nil {
+			t.Fatal(err)
+		}
+		if text := problemText(b.Health(t.Context()), "group-lag"); text != "" {
+			t.Errorf("the group was just resumed: %s", text)
+		}
+	})
+}
+
+func TestP17DeadLettersAreHeldAgainstWhatCame(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	id := func(ago time.Duration) redisstream.ID { return redisstream.ID{MS: uint64(now.Add(-ago).UnixMilli())} }
+	for _, test := range []struct {
+		first, last, since time.Duration // ago
+		want               int64
+	}{
+		{30 * time.Minute, time.Minute, time.Hour, 1000},   // all of them
+		{10 * time.Hour, 0, time.Hour, 100},                // an even flow
+		{3 * time.Hour, 150 * time.Minute, time.Hour, 333}, // none within the hour: those that die now came before
+		{10 * time.Hour, 0, 36 * time.Second, 1},           // of a shorter time
+	} {
+		info := redisstream.StreamInfo{Length: 1000, First: id(test.first), Last: id(test.last)}
+		if got := passedSince(info, now.Add(-test.since)); got < test.want-1 || got > test.want+1 {
+			t.Errorf("%+v: %d", test, got)
+		}
+	}
 }
 
 // Events that stand in the folder for another Redis are named by a process that has that folder.

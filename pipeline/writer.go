@@ -350,11 +350,8 @@ func (b *Bus) stored(batch []*pending, first redisstream.ID) {
 func (b *Bus) failed(batch []*pending, stream string, certain bool, err error) {
 	durability := Refused
 	if certain {
-		refusal := isRefusal(err)
+		b.refuses(stream, len(batch), err)
 		err = b.redisError("append", stream, err)
-		if refusal && b.redis != nil {
-			b.refusals.note(stream, len(batch), err)
-		}
 	} else {
 		durability = Unknown
 		err = &RedisError{Op: "append", Key: stream, Kind: ErrUnknown, Err: err, Hint: "publish it again with the same id and PublishOptions.Once"}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -218,8 +219,13 @@ func (o *options) within() string {
 
 // unreadable is why a report can't say which streams there are; nil where it can.
 func unreadable(h pipeline.Health) error {
+	return cmp.Or(problemOf(h, "redis-error"), problemOf(h, "streams-unknown"))
+}
+
+// problemOf is the first problem of a code; nil where there is none.
+func problemOf(h pipeline.Health, code string) error {
 	for _, p := range h.Problems {
-		if p.Code == "redis-error" || p.Code == "streams-unknown" {
+		if p.Code == code {
 			return errors.New(p.Text)
 		}
 	}
@@ -264,6 +270,9 @@ func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
 				age(one.OldestUnackedSeconds), one.Deferred, one.Dead,
 				stateOf(one), strings.Join(one.Patterns, " "))
 		}
+	}
+	if refused := problemOf(h, "stream-refused"); refused != nil && (len(args) == 0 || streams == 0) {
+		return errors.Join(table.Flush(), refused)
 	}
 	if len(args) == 1 && streams == 0 {
 		return fmt.Errorf("there is no stream %s%s; \"millrace group ls\" lists those with groups, \"millrace health\" all", args[0], g.within())

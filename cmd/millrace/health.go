@@ -25,6 +25,9 @@ It says what waits for whom: streams, groups, consumers, lag, what is pending, d
   millrace health --redis redis://localhost | jq .problems`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.checkLimits(cmd); err != nil {
+				return err
+			}
 			report, err := o.health(cmd)
 			if err != nil {
 				return err

@@ -121,6 +121,21 @@ func (o *options) addHealthFlags(f *pflag.FlagSet) {
 	f.Float64Var(&o.limits.DeadPercent, "error-dead", 1, "dead letters are a warning, and an error where they are more than so many percent of the last hour's events; -1: neither")
 }
 
+// checkLimits refuses limits that mean nothing: 0, which the library takes for its default, and those that a server has itself.
+func (o *options) checkLimits(cmd *cobra.Command) error {
+	for name, is := range map[string]bool{
+		"warn-lag": o.limits.LagWarning == 0, "error-lag": o.limits.LagError == 0, "warn-pending": o.limits.PendingWarning == 0, "error-dead": o.limits.DeadPercent == 0,
+	} {
+		if is {
+			return usagef("--%s 0: want more, or less for never", name)
+		}
+		if o.server != "" && cmd.Flags().Changed(name) {
+			return usagef("--%s does not go with --server: a server has limits of its own, flags of millrace serve", name)
+		}
+	}
+	return nil
+}
+
 func (o *options) addTraceFlag(f *pflag.FlagSet) {
 	f.StringVar(&o.traceMode, "trace-mode", "auto", "whether handling an event continues the trace of its publish: auto, continue, link")
 }

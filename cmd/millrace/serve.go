@@ -78,6 +78,9 @@ func (s *serveVerb) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkLimits(cmd); err != nil {
+		return err
+	}
 	if s.spoolBytes < 1 || s.restore < 0 {
 		return usagef("--spool-bytes %d, --restore %d: want at least 1 and 0", s.spoolBytes, s.restore)
 	}

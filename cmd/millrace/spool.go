@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -152,6 +153,15 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 		return s.say(cmd, 0, stay, err)
 	}
 	cfg.Logger = slog.New(slog.DiscardHandler) // what it would say is said below
+	var lost atomic.Int64
+	cfg.Hooks.Lost = func(l pipeline.Loss) { // this process is the one that tells it
+		lost.Add(int64(l.Events))
+		of := ""
+		if l.Stream != "" {
+			of = " of stream " + l.Stream
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s%s are lost: %s\n", eventsOf(l.Events), of, l.Reason)
+	}
 	bus, err := pipeline.Open(cmd.Context(), cfg)
 	if err != nil {
 		return err
@@ -184,7 +194,11 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 			}
 		}
 	}
-	return s.say(cmd, left, stay, nil)
+	err = s.say(cmd, left, stay, nil)
+	if n := lost.Load(); err == nil && n > 0 {
+		err = fmt.Errorf("%s are lost, at least", eventsOf(int(n)))
+	}
+	return err
 }
 
 // say says how many events were drained, and fails where some are for another Redis, which foreign has named.
@@ -270,23 +284,25 @@ func (s *spoolVerb) discard(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	for _, slot := range slots {
+		if slot.InUse && slot.Events > 0 {
+			return fmt.Errorf("%s: a running process has it: stop that, discard, and start it again", slot.Dir)
+		}
+	}
 	total := 0
 	for _, slot := range slots {
-		if slot.Events == 0 {
+		if slot.Events == 0 || slot.InUse {
 			continue
-		}
-		if slot.InUse {
-			return fmt.Errorf("%s: a running process has it: stop that, discard, and start it again", slot.Dir)
 		}
 		n, err := pipeline.DiscardSpooled(slot.Dir, s.stream, s.dryRun)
 		if total += n; err != nil {
-			return fmt.Errorf("%s discarded, then: %w", eventsOf(total), err)
+			return fmt.Errorf("up to %s discarded, then: %w", eventsOf(total), err)
 		}
 	}
 	if s.json {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"discarded": total, "dryRun": s.dryRun})
 	}
-	done := "discarded; the next server that starts there tells them as lost"
+	done := "discarded; the next process that starts there tells them as lost (some may be in Redis already)"
 	if s.dryRun {
 		done = "would be discarded"
 	}

@@ -93,7 +93,7 @@ func (d *document) describeHealth() {
 	d.problems(livez, 422)
 	readyz := d.add(http.MethodGet, "/readyz", "readyz", "Whether publishing works now", "Fast to fail.")
 	d.answer(readyz, http.StatusOK, "it does", typeJSON, schemaOf[alive](d))
-	d.problems(readyz, 422, 503)
+	d.problems(readyz, 422, 429, 500, 503)
 }
 
 // document is an OpenAPI document that is being written.

@@ -240,33 +240,36 @@ func (g *groupParts) info(now time.Time) (GroupInfo, error) {
 			return GroupInfo{}, err
 		}
 	}
-	if !g.next.IsZero() {
-		info.Undelivered = max(0, now.Sub(g.next.Time()))
-	}
 	if g.newDead != nil {
-		if info.NewDead, info.NewDeadIn, err = newest(g.newDead, now); err != nil {
+		if info.NewDead, info.NewDeadSince, err = newest(g.newDead); err != nil {
 			return GroupInfo{}, err
 		}
 	}
 	info.addMembers(g.alive.Val(), now.Add(-aliveWithin), g.consumers.Val(), g.laneConsumers.Val())
 	info.addMeta(g.meta)
+	if !g.next.IsZero() {
+		info.Undelivered = max(0, now.Sub(latest(g.next.Time(), info.Since)))
+	}
 	return info, nil
 }
 
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // newest reads the answer of newest.lua.
-func newest(reply *redis.Cmd, now time.Time) (count int64, in time.Duration, err error) {
+func newest(reply *redis.Cmd) (count int64, since time.Time, err error) {
 	values, err := reply.Int64Slice()
 	if err != nil {
-		return 0, 0, err
+		return 0, since, err
 	}
 	if len(values) != 2 {
-		return 0, 0, errReply
+		return 0, since, errReply
 	}
-	in = newDeadWithin
-	if values[0] >= MaxNewDead { // there may be more of them
-		in = max(time.Millisecond, now.Sub(time.UnixMilli(values[1])))
-	}
-	return values[0], in, nil
+	return values[0], time.UnixMilli(values[1]), nil
 }
 
 // oldest asks for the pending entries with the lowest IDs.

@@ -248,10 +248,10 @@ type StreamInfo struct {
 	EntriesAdded int64
 }
 
-// AddedWithin is how many of the entries that are kept were added within the last d before now. Where
-// some are older, that is what an even flow would have added.
-func (s StreamInfo) AddedWithin(d time.Duration, now time.Time) int64 {
-	from, first, last := now.Add(-d).UnixMilli(), int64(s.First.MS), int64(s.Last.MS)
+// AddedSince is how many of the entries that are kept were added since then, by the server's clock. Where
+// some are older, that is what an even flow would have added: until the last one came.
+func (s StreamInfo) AddedSince(since time.Time) int64 {
+	from, first, last := since.UnixMilli(), int64(s.First.MS), int64(s.Last.MS)
 	switch {
 	case s.Length == 0 || last < from:
 		return 0
@@ -271,26 +271,28 @@ type GroupInfo struct {
 	Oldest        []Pending // the OldestListed oldest pending of the stream by ID, and as many of the lane
 	LastDelivered ID
 	Lag           int64 // entries behind LastDelivered; -1: unknown
-	// Undelivered is for how long the first entry behind LastDelivered has stood in the stream, by the
-	// server's clock; 0: there is none, or it is not known.
+	// Since is when the group was made, or resumed last: before, it could get nothing. Zero: not known.
+	Since time.Time
+	// Undelivered is for how long the first entry behind LastDelivered has stood in the stream, or since
+	// then, by the server's clock; 0: there is none, or it is not known.
 	Undelivered time.Duration
 	Deferred    int64 // those that wait for a consumer of their type included
 	Waits       int64 // events that wait for a consumer of their type
 	Lane        int64
 	Dead        int64
-	// NewDead counts the dead letters of the last NewDeadIn: of an hour, or less where there are more
-	// than MaxNewDead.
-	NewDead   int64
-	NewDeadIn time.Duration
-	Lost      int64 // entries that went before the group handled them; -1: unknown
-	DeadLost  int64 // dead letters that were dropped by their bounds
-	Frontier  ID    // as last recorded: everything up to it is settled
-	Paused    string
-	Members   []Member
-	Patterns  []string
-	Unhandled map[string]int64     // events acked outside of the patterns, by type
-	Waiting   map[string]time.Time // types that wait for a consumer, since when
-	Died      Death                // the last consumer that was taken over from because it had died
+	// NewDead counts the dead letters since NewDeadSince, by the server's clock: of an hour, or less where
+	// there are more than MaxNewDead, or they are large.
+	NewDead      int64
+	NewDeadSince time.Time
+	Lost         int64 // entries that went before the group handled them; -1: unknown
+	DeadLost     int64 // dead letters that were dropped by their bounds
+	Frontier     ID    // as last recorded: everything up to it is settled
+	Paused       string
+	Members      []Member
+	Patterns     []string
+	Unhandled    map[string]int64     // events acked outside of the patterns, by type
+	Waiting      map[string]time.Time // types that wait for a consumer, since when
+	Died         Death                // the last consumer that was taken over from because it had died
 }
 
 // MaxNewDead is the most dead letters of a group that a report counts as new.

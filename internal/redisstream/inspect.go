@@ -54,6 +54,9 @@ func (g *GroupInfo) addMeta(meta map[string]string) {
 	g.Patterns = strings.Fields(meta["patterns:"+g.Name])
 	g.Paused = meta["paused:"+g.Name]
 	g.Frontier, _ = ParseID(meta["frontier:"+g.Name]) // absent before the first beat
+	if ms, err := strconv.ParseInt(meta["since:"+g.Name], 10, 64); err == nil {
+		g.Since = time.UnixMilli(ms)
+	}
 	g.Died = deathOf(meta["died:"+g.Name])
 	g.DeadLost, _ = strconv.ParseInt(meta["deadlost:"+g.Name], 10, 64)
 	if lost, err := strconv.ParseInt(meta["lost:"+g.Name], 10, 64); err == nil {

@@ -15,13 +15,24 @@ import (
 // as an append would be. It is asked over the connections over which appends go.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	start := time.Now()
-	err := probeScript.Run(ctx, c.appends, []string{c.registryKey(), c.probeKey()}).Err()
+	err := probeScript.Run(ctx, c.appends, []string{c.probeKey()}).Err()
+	if isKeyRefused(err) { // the user has the keys of some streams, and not that one
+		err = c.appends.SRem(ctx, c.registryKey(), "").Err()
+	}
 	latency := time.Since(start)
 	if errors.Is(err, redis.Nil) {
 		return latency, nil // it answers nothing
 	}
 	return latency, c.explained(ctx, err)
 }
+
+// isKeyRefused reports whether a user lacks the right to a key, and not to a command.
+func isKeyRefused(err error) bool {
+	return err != nil && Classify(err) == Denied && strings.Contains(err.Error(), "access") && strings.Contains(err.Error(), "key")
+}
+
+// IsRightsRefused reports whether a server refuses since the user lacks a right.
+func IsRightsRefused(err error) bool { return redis.HasErrorPrefix(err, "NOPERM") }
 
 // PingRead asks the server whether it would answer a reader.
 func (c *Client) PingRead(ctx context.Context) (time.Duration, error) {

@@ -22,7 +22,7 @@ func readOnlyPipelined(ctx context.Context, client redis.UniversalClient, script
 		return cmds
 	}
 	cmds := send(script.EvalShaRO)
-	if slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return needsText(cmd.Err()) }) {
+	if slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Name() == "evalsha_ro" && needsText(cmd.Err()) }) {
 		send(script.EvalRO)
 	}
 }

@@ -146,15 +146,15 @@ func TestP03DamageWhileItIsOpen(t *testing.T) {
 					t.Errorf("found %v", found)
 				}
 			}
-			if len(damages) != 1 || damages[0].Record != uint64(at+1) || damages[0].Records != 1 || damages[0].Known {
+			if len(damages) != 1 || damages[0].Record != uint64(at+1) || damages[0].Records != 1 {
 				t.Fatalf("damages %v", damages)
 			}
 			copies, _ := filepath.Glob(filepath.Join(l.Dir(), "*"+damagedSuffix))
 			if len(copies) != 1 {
 				t.Errorf("copies %v", copies)
 			}
-			l = reopen(t, l, Options{})
-			if d := l.Damages(); len(d) != 1 || !d[0].Known {
+			l = reopen(t, l, Options{}) // whoever comes next may be the first who can tell it
+			if d := l.Damages(); len(d) != 1 || d[0].Record != damages[0].Record {
 				t.Errorf("damages when it is opened again: %v", d)
 			}
 		})
@@ -237,4 +237,139 @@ func TestP09DiskHeals(t *testing.T) {
 	if found := all(t, l); len(found) != 1 || len(l.Damages()) > 0 {
 		t.Errorf("found %v, damages %v", found, l.Damages())
 	}
+}
+
+// Segments that are gone when a spool is opened are told, and so are those whose file was cut.
+func TestP03GapsAreTold(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{Segment: 100})
+	for i := range 30 {
+		add(t, l, fmt.Sprint("record-", i))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(l.Dir(), "*"+segmentSuffix))
+	if err != nil || len(paths) < 6 {
+		t.Fatal(paths, err)
+	}
+	if err := os.Remove(paths[2]); err != nil {
+		t.Fatal(err)
+	}
+	l = reopen(t, l, Options{})
+	lost := uint64(0)
+	for _, d := range l.Damages() {
+		lost += d.Records
+	}
+	if found := all(t, l); lost == 0 || len(found)+int(lost) != 30 {
+		t.Errorf("%d records are there, damages %v", len(found), l.Damages())
+	}
+}
+
+// A file that is cut while it is open costs what stood behind, and stops nobody.
+func TestP03CutSegment(t *testing.T) {
+	t.Parallel()
+	for _, left := range []int64{0, 20, 100} {
+		l := open(t, t.TempDir(), Options{Segment: 200})
+		for i := range 30 {
+			add(t, l, fmt.Sprint("record-", i))
+		}
+		if err := os.Truncate(segmentPath(l.Dir(), 1), left); err != nil {
+			t.Fatal(err)
+		}
+		r := l.Reader()
+		defer r.Close()
+		found, lost := 0, uint64(0)
+		for {
+			records, err := r.Read(7)
+			var d Damage
+			if errors.As(err, &d) {
+				lost += d.Records
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found += len(records); len(records) == 0 {
+				break
+			}
+		}
+		if lost == 0 || found+int(lost) != 30 {
+			t.Errorf("cut to %d: %d found, %d lost", left, found, lost)
+		}
+	}
+}
+
+// A folder that was removed and that another process has taken since is not written to, and its segments are not taken for one's own.
+func TestP03FolderOfAnotherProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	one := open(t, dir, Options{})
+	if err := os.RemoveAll(one.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	two := open(t, dir, Options{})
+	add(t, two, "a", "b", "c")
+	if _, err := put(one, "x"); !errors.Is(err, ErrDisk) {
+		t.Errorf("it is written to: %v", err)
+	}
+	if found := all(t, one); len(found) > 0 {
+		t.Errorf("one reads %v", found)
+	}
+	if found := all(t, two); len(found) != 3 || found[1] != "a" {
+		t.Errorf("two has %v", found)
+	}
+	if err := two.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Heal(); err == nil { // two has left its records there, whose names one must not take
+		add(t, one, "x")
+	}
+	if found := all(t, open(t, dir, Options{})); found[1] != "a" && found[1] != "" {
+		t.Errorf("what two has left: %v", found)
+	}
+}
+
+// What was removed is told at once, and once.
+func TestP03RemovedSegmentIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	told := make(chan Damage, 10)
+	l := open(t, t.TempDir(), Options{Damaged: func(d Damage) { told <- d }})
+	add(t, l, "a", "b")
+	if err := os.Remove(segmentPath(l.Dir(), 1)); err != nil {
+		t.Fatal(err)
+	}
+	add(t, l, "c")
+	if d := <-told; d.Record != 1 || d.Records != 2 {
+		t.Errorf("told %v", d)
+	}
+	for range 2 {
+		if found := all(t, l); len(found) != 1 || found[3] != "c" {
+			t.Errorf("found %v", found)
+		}
+	}
+}
+
+// A disk that is full of what can be drained does not keep a process from starting.
+func TestP09StartOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir(), Options{})
+	add(t, l, "a", "b")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("no space left on device")
+	l = &Log{slot: l.slot, id: "x", requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}),
+		options: Options{Max: 1 << 30, Segment: 1 << 20}, create: func(string, string, uint64) (*segment, *os.File, error) { return nil, nil, full }}
+	if err := l.load(); err != nil || !errors.Is(l.Stats().Err, full) {
+		t.Fatal(err, l.Stats())
+	}
+	if found := all(t, l); len(found) != 2 {
+		t.Errorf("found %v", found)
+	}
+	l.create = createSegment
+	if err := l.drop(2); err != nil || l.Stats().Err != nil || l.active == nil {
+		t.Errorf("%v, %+v", err, l.Stats())
+	}
+	_ = l.active.Close()
 }

@@ -58,6 +58,12 @@ func (l *Log) commit(batch []request) (rest []request) {
 	last, room := *l.last(), l.options.Max-l.bytes()
 	l.mu.Unlock()
 	gone := l.unlinked(last.path)
+	if gone != nil {
+		if err := l.retake(); err != nil {
+			l.refuse(batch, l.failed(errors.Join(gone, err)))
+			return nil
+		}
+	}
 	if last.size >= l.options.Segment || gone != nil {
 		if room < int64(headerLength) {
 			l.refuse(batch, ErrFull)
@@ -66,6 +72,9 @@ func (l *Log) commit(batch []request) (rest []request) {
 		if err := l.roll(last.next()); err != nil {
 			l.refuse(batch, l.failed(errors.Join(gone, err)))
 			return nil
+		}
+		if gone != nil {
+			l.tell(last)
 		}
 		return batch
 	}
@@ -115,8 +124,44 @@ func (l *Log) commit(batch []request) (rest []request) {
 	return rest
 }
 
+// tell tells of the records of a segment that somebody has removed. Those that have not arrived are lost, but for what a reader still has open.
+func (l *Log) tell(s segment) {
+	if _, err := os.Stat(s.path); !errors.Is(err, os.ErrNotExist) {
+		return // nothing stood in it, or it is there, and could not be opened at the start
+	}
+	l.mu.Lock()
+	d := missing(l.slot.dir, max(s.first, l.drained+1), max(s.next(), l.drained+1))
+	l.mu.Unlock()
+	if d.Records > 0 && l.options.Damaged != nil && l.skip(&s, d) {
+		l.options.Damaged(d)
+	}
+}
+
+// retake makes sure that the folder is still the one that this process has locked. Where somebody has removed it, it takes it again, unless
+// another process has.
+func (l *Log) retake() error {
+	path := filepath.Join(l.slot.dir, "lock")
+	mine, err := l.slot.lock.Stat()
+	if err != nil {
+		return err
+	}
+	if there, err := os.Stat(path); err == nil && os.SameFile(there, mine) {
+		return nil
+	}
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if taken, err := tryLock(lock); err != nil || taken {
+		return errors.Join(err, fmt.Errorf("%s: %w", l.slot.dir, ErrInUse), lock.Close())
+	}
+	old := l.slot.lock
+	l.slot.lock = lock
+	return errors.Join(old.Close(), l.slot.write(owner{Server: l.server, ID: l.slot.id}))
+}
+
 // unlinked returns why the file that is written to is not the one of that name: somebody has removed it, and what it keeps goes with this
-// process. Readers tell what of it has not arrived.
+// process.
 func (l *Log) unlinked(path string) error {
 	there, err := os.Stat(path)
 	if err != nil {
@@ -138,7 +183,14 @@ func (l *Log) heal() error {
 		return err
 	}
 	if l.unlinked(last.path) != nil {
-		return l.roll(last.next())
+		if err := l.retake(); err != nil {
+			return err
+		}
+		if err := l.roll(last.next()); err != nil {
+			return err
+		}
+		l.tell(last)
+		return nil
 	}
 	if err := errors.Join(l.active.Truncate(last.size), l.active.Sync()); err != nil { // what the write has left that failed
 		return err

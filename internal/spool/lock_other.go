@@ -11,3 +11,5 @@ import (
 func tryLock(*os.File) (bool, error) { return false, errors.ErrUnsupported }
 
 func unlock(*os.File) error { return nil }
+
+func keepOwner(*os.File, string) error { return nil }

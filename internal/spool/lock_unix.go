@@ -24,3 +24,16 @@ func tryLock(f *os.File) (taken bool, err error) {
 
 // unlock gives the lock up. To close the file would do, if no child that is just being started had it open as well.
 func unlock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
+// keepOwner gives a file the owner of the one that it is to replace: who changes a spool may not be the user of the server.
+func keepOwner(f *os.File, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil // it replaces none
+	}
+	old, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(old.Uid) == os.Geteuid() && int(old.Gid) == os.Getegid() {
+		return nil
+	}
+	return f.Chown(int(old.Uid), int(old.Gid))
+}

@@ -16,6 +16,9 @@ type Options struct {
 	Max int64
 	// Segment is how large a segment grows, in bytes, before the next one begins. Default: 16 MiB.
 	Segment int64
+	// Damaged is called when it is found out that segments are gone, since somebody has removed them. It must be quick. Default: nobody is told until
+	// they are read.
+	Damaged func(Damage)
 	// Except names slots that are passed over. Default: none.
 	Except func(dir string) bool
 }
@@ -33,6 +36,7 @@ var (
 // Log is an open spool. It may be used by many goroutines; records that one of them appends after another's Append has returned stand behind those.
 type Log struct {
 	slot     *slot
+	server   string
 	id       string
 	options  Options
 	damages  []Damage
@@ -84,7 +88,7 @@ func (s *slot) open(server string, o Options) (*Log, error) {
 	if o.Segment == 0 {
 		o.Segment = 16 << 20
 	}
-	l := &Log{slot: s, id: rand.Text(), options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}), create: createSegment}
+	l := &Log{slot: s, server: server, id: rand.Text(), options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}), create: createSegment}
 	if err := l.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open spool in %s: %w", s.dir, err), s.close())
 	}
@@ -112,11 +116,21 @@ func (l *Log) load() error {
 	}
 	// What this process spools has an ID of its own: whoever has a copy of this folder goes on with the same numbers, and so did what can't be
 	// read any more.
-	return l.roll(next)
+	err = l.roll(next)
+	if err != nil && len(segments) > 0 {
+		_ = l.failed(err) // a disk that is full of what can be drained; the next append begins a segment
+		return nil
+	}
+	return err
 }
 
 // roll begins another segment. The keeper's, or its predecessor's.
 func (l *Log) roll(first uint64) error {
+	if mine := l.ownEmpty(first); mine != "" {
+		if err := os.Remove(mine); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
 	s, f, err := l.create(l.slot.dir, l.id, first)
 	if err != nil {
 		// A disk that is full of what has arrived: the segment that makes it go needs a little room.
@@ -140,6 +154,20 @@ func (l *Log) roll(first uint64) error {
 		l.drained = first - 1
 	}
 	return nil
+}
+
+// ownEmpty names the last segment where nothing stands in it and the next one has its name; empty: it is another one, which is not ours to
+// remove.
+func (l *Log) ownEmpty(first uint64) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.segments) == 0 || l.last().count > 0 || l.last().first != first {
+		return ""
+	}
+	if l.active != nil && l.unlinked(l.last().path) != nil {
+		return ""
+	}
+	return l.last().path
 }
 
 // reserveLength is the room that is kept for a segment on a disk that is full, in bytes: a few blocks of any file system.
@@ -252,13 +280,6 @@ func (l *Log) Heal() error {
 	return l.ask(request{heal: true})
 }
 
-// has reports whether a segment holds records that have not arrived.
-func (l *Log) has(s *segment) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.find(s) != nil
-}
-
 // skip notes what is passed over in a segment from now on, and reports whether that is news.
 func (l *Log) skip(s *segment, d Damage) (news bool) {
 	l.mu.Lock()
@@ -309,5 +330,9 @@ func (l *Log) Close() error {
 	if !first {
 		return nil
 	}
-	return errors.Join(l.active.Close(), l.slot.close())
+	var err error
+	if l.active != nil {
+		err = l.active.Close()
+	}
+	return errors.Join(err, l.slot.close())
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 )
 
 // Record is one record, with what names it for ever: the ID of the spool that it was kept in, and its number there. (Export leaves the
@@ -97,17 +98,29 @@ func (r *Reader) enter(s *segment) error {
 	if err != nil {
 		return err
 	}
+	if !s.isIn(f) { // somebody has put another one in its place
+		return errors.Join(os.ErrNotExist, f.Close())
+	}
 	r.file, r.of, r.offset, r.at = f, s, s.header, s.first
 	return nil
 }
 
+// isIn reports whether a file is that of the segment. One that begins with something else altogether is, and was damaged.
+func (s *segment) isIn(f *os.File) bool {
+	b := make([]byte, headerLength)
+	n, _ := f.ReadAt(b, 0)
+	h, ok := parseHeader(b[:n])
+	return !ok || h.id == "" || h.id == s.id
+}
+
 // missing reports that a segment is gone, unless what it held has arrived meanwhile.
 func (r *Reader) missing(s *segment) error {
-	if !r.log.has(s) {
+	d := missing(filepath.Dir(s.path), s.first, s.next())
+	d.Record, d.Records = max(d.Record, r.next), s.next()-max(d.Record, r.next)
+	r.next = s.next()
+	if !r.log.skip(s, d) {
 		return nil
 	}
-	d := Damage{File: s.path, Record: r.next, Records: s.next() - r.next}
-	r.next = s.next()
 	return d
 }
 
@@ -115,25 +128,29 @@ func (r *Reader) missing(s *segment) error {
 // another reader has.
 func (r *Reader) damaged(end int64) error {
 	content := make([]byte, end-r.offset)
-	if _, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content); err != nil {
+	n, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content)
+	if err != nil && !isCut(err) {
 		return err
 	}
-	size, records, found := afterDamage(content, r.at)
-	if !found {
-		records = r.of.next() - r.at
+	size, records, found := afterDamage(content[:n], r.at)
+	if !found { // or it was cut off
+		size, records = len(content), r.of.next()-r.at
 	}
 	d := Damage{File: r.of.path, Offset: r.offset, Bytes: int64(size), Record: r.at, Records: records}
-	news := r.log.skip(r.of, d)
+	news := r.log.skip(r.of, d) && r.at+d.Records > r.next // else all of it has arrived, or another reader has told it
 	r.offset, r.at = r.offset+d.Bytes, r.at+d.Records
 	r.next = max(r.next, r.at)
 	if !news {
 		return nil
 	}
-	if err := d.keep(content[:size]); err != nil {
+	if err := d.keep(r.of.id, content[:min(size, n)]); err != nil {
 		return errors.Join(d, err)
 	}
 	return d
 }
+
+// isCut reports whether a file is shorter than it was.
+func isCut(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // read reads on in the segment that it is in, up to end.
 func (r *Reader) read(most int, end int64) (records []Record, err error) {
@@ -143,10 +160,17 @@ func (r *Reader) read(most int, end int64) (records []Record, err error) {
 			continue
 		}
 		content := make([]byte, min(size, end-r.offset))
-		if _, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content); err != nil {
+		n, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content)
+		if err != nil && !isCut(err) {
 			return nil, err
 		}
-		all := r.offset+int64(len(content)) == end
+		if content = content[:n]; n == 0 {
+			if err := r.damaged(end); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		all := err != nil || r.offset+int64(len(content)) == end
 		used, number, _ := whole(content, 0, r.at, func(number uint64, data []byte) bool {
 			if len(records) == most {
 				return false

@@ -34,7 +34,7 @@ func segmentPath(dir string, first uint64) string {
 // createSegment makes an empty segment that survives a crash of the machine.
 func createSegment(dir, id string, first uint64) (*segment, *os.File, error) {
 	path := segmentPath(dir, first)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) // one of that name holds no record: its number would be taken
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // one of that name would be somebody else's
 	if err != nil {
 		return nil, nil, err
 	}
@@ -59,17 +59,14 @@ type Damage struct {
 	Records uint64
 	Torn    bool
 	Rest    bool
-	// Known: a process before this one has found it, and kept a copy.
-	Known bool
 }
 
 func (d Damage) Error() string { return d.String() }
 
-// keep keeps a copy of what can't be read beside its segment, unless there is one.
-func (d *Damage) keep(content []byte) error {
-	path := fmt.Sprintf("%s.%d%s", d.File, d.Offset, damagedSuffix)
-	if _, err := os.Stat(path); err == nil {
-		d.Known = true
+// keep keeps a copy of what can't be read beside its segment, which goes when the rest of it has arrived.
+func (d Damage) keep(id string, content []byte) error {
+	path := fmt.Sprintf("%s.%s.%d%s", d.File, id[:min(len(id), 8)], d.Offset, damagedSuffix)
+	if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, content) {
 		return nil
 	}
 	return writeSynced(path, content)
@@ -170,17 +167,29 @@ func openSegments(dir string) (segments []*segment, damages []Damage, err error)
 		return nil, nil, err
 	}
 	names := slices.DeleteFunc(entries, func(e os.DirEntry) bool { return !strings.HasSuffix(e.Name(), segmentSuffix) })
+	unread := false // the one before
 	for i, e := range names {
 		s, found, err := openSegment(filepath.Join(dir, e.Name()), i == len(names)-1)
 		damages = append(damages, found...)
 		if err != nil {
 			return nil, damages, err
 		}
-		if s != nil {
-			segments = append(segments, s)
+		if s == nil {
+			unread = true // and told
+			continue
 		}
+		if n := len(segments); n > 0 && !unread && s.id != "" && segments[n-1].next() < s.first { // numbers go on from segment to segment
+			damages = append(damages, missing(dir, segments[n-1].next(), s.first))
+		}
+		segments = append(segments, s)
+		unread = slices.ContainsFunc(found, func(d Damage) bool { return d.Rest })
 	}
 	return segments, damages, nil
+}
+
+// missing is the damage of segments that somebody has removed.
+func missing(dir string, first, next uint64) Damage {
+	return Damage{File: segmentPath(dir, first), Record: first, Records: next - first}
 }
 
 // openSegment reads one segment; nil where it is none.
@@ -213,14 +222,12 @@ func openSegment(path string, last bool) (s *segment, damages []Damage, err erro
 		// An append is one write behind what was there: only the last segment can end in a part of one.
 		if d.Torn = d.Rest && last && torn(content[end:]); d.Torn {
 			d.Rest = false
-		} else if err := d.keep(content[d.Offset : d.Offset+d.Bytes]); err != nil {
-			return nil, damages, err
+			err = os.Truncate(path, s.size)
+			continue
 		}
+		// Where the disk has no room for a copy it stands in the segment still. Nothing else is changed: whoever opens it next is to be told as well, until the
+		// rest has arrived.
+		_ = d.keep(h.id, content[d.Offset:d.Offset+d.Bytes])
 	}
-	if end < len(content) {
-		if err := os.Truncate(path, s.size); err != nil {
-			return nil, damages, err
-		}
-	}
-	return s, damages, nil
+	return s, damages, err
 }

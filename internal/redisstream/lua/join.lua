@@ -55,7 +55,9 @@ if changed then
 end
 
 local time = redis.call('TIME')
-local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[4])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if made == 1 then redis.call('HSET', KEYS[3], 'since:' .. ARGV[1], now) end
+local due = now + tonumber(ARGV[4])
 redis.call('ZADD', KEYS[4], due - due % 4, ARGV[2])
 return { tonumber(redis.call('HGET', KEYS[3], 'version:' .. ARGV[1]) or 0), patterns, made == 1 and start or '',
   redis.call('HGET', KEYS[3], 'paused:' .. ARGV[1]) or '' }

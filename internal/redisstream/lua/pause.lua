@@ -10,7 +10,9 @@
 local field = 'paused:' .. ARGV[1]
 if (redis.call('HGET', KEYS[1], field) or '') ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
+  local time = redis.call('TIME')
   redis.call('HDEL', KEYS[1], field)
+  redis.call('HSET', KEYS[1], 'since:' .. ARGV[1], time[1] * 1000 + math.floor(time[2] / 1000))
 else
   redis.call('HSET', KEYS[1], field, ARGV[3])
 end

@@ -3,11 +3,10 @@
 -- server refuses it as a whole where it takes no writes or has no memory left, and it uses the commands of one. Only HSET
 -- can't be tried without a trace.
 --
--- KEYS  1 registry of the streams  2 a key that does not exist
+-- KEYS  1 a key that does not exist
 -- Result  nothing. Error NOPERM: the user lacks the right to a command, which it names; the server itself does not
-local stream = KEYS[2]
+local stream = KEYS[1]
 for _, command in ipairs({
-  { 'SREM', KEYS[1], '' },
   { 'XADD', stream, 'NOMKSTREAM', '*', 'probe', '' },
   { 'XLEN', stream },
   { 'HGET', stream, '' },
