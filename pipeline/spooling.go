@@ -56,8 +56,7 @@ type leftSlot struct {
 
 // openSpool opens the spool of a bus, with what a process before it has left there.
 func openSpool(b *Bus) (*spooling, error) {
-	left := map[string]bool{}  // what goes there would stand behind what can't be read
-	var damages []spool.Damage // there: whoever opens it next finds only a part of them
+	left := map[string]bool{} // what goes there would stand behind what can't be read
 	for {
 		var s *spooling // there before anything is appended
 		log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{
@@ -72,7 +71,6 @@ func openSpool(b *Bus) (*spooling, error) {
 		}
 		if s.unreadable > 0 {
 			left[log.Dir()] = true // until it is adopted, for what stands before
-			damages = append(damages, s.damages...)
 			if err := log.Close(); err != nil {
 				return nil, err
 			}
@@ -81,9 +79,6 @@ func openSpool(b *Bus) (*spooling, error) {
 		for _, dir := range log.Others() {
 			b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
 		}
-		s.mu.Lock()
-		s.keepDamages(damages)
-		s.mu.Unlock()
 		return s, nil
 	}
 }
