@@ -241,6 +241,11 @@ func TestWireKeys(t *testing.T) {
 				t.Errorf("consumer says %s of itself", value)
 			}
 			delete(meta, field)
+		case field == "since:g":
+			if len(value) != 13 || strings.Trim(value, "0123456789") != "" {
+				t.Errorf("made at %q, want ms", value)
+			}
+			delete(meta, field)
 		case field == "frontier:g":
 			if _, err := redisstream.ParseID(value); err != nil {
 				t.Errorf("frontier %q: %v", value, err)
