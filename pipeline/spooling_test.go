@@ -336,10 +336,18 @@ func FuzzSpooled(f *testing.F) {
 	}}
 	f.Add(r.encode())
 	f.Add([]byte{})
+	f.Add(r.encodeDiscarded(len(r.encode())))
 	f.Add([]byte{spoolVersion, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := decodeSpooled(data)
 		if err != nil {
+			return
+		}
+		if n := s.discarded; n > 0 {
+			place := spooled{stream: s.stream, events: make([]spooledEvent, min(n, 1000))}
+			if again, err := decodeSpooled(place.encodeDiscarded(len(data))); err != nil || again.stream != s.stream || again.discarded != min(n, 1000) {
+				t.Errorf("%v: %+v became %+v", err, s, again)
+			}
 			return
 		}
 		again, err := decodeSpooled(s.encode())
