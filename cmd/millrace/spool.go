@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -201,11 +203,12 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 	return err
 }
 
-// say says how many events were drained, and fails where some are for another Redis, which foreign has named.
-func (s *spoolVerb) say(cmd *cobra.Command, drained, stay int, err error) error {
+// say says how many events were drained, and fails where some stay, for the reasons given.
+func (s *spoolVerb) say(cmd *cobra.Command, drained int, stay []string, err error) error {
 	switch {
 	case err != nil:
 		return err
+	case drained == 0 && len(stay) > 0:
 	case s.json:
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]int{"drained": drained})
 	case drained == 0:
@@ -213,8 +216,8 @@ func (s *spoolVerb) say(cmd *cobra.Command, drained, stay int, err error) error 
 	default:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s drained\n", eventsOf(drained))
 	}
-	if err == nil && stay > 0 {
-		err = fmt.Errorf("%s for another Redis stay", eventsOf(stay))
+	if err == nil && len(stay) > 0 {
+		err = errors.New(strings.Join(stay, "; "))
 	}
 	return err
 }
@@ -245,11 +248,11 @@ func (s *spoolVerb) orphans(server string) (n int, err error) {
 	return n, err
 }
 
-// foreign names what is not drained and why, or makes it what is to be. It returns how many events stay that are for another Redis.
-func (s *spoolVerb) foreign(cmd *cobra.Command, server string) (stay int, err error) {
+// foreign returns what stays since it is for another Redis, or makes it what is to be drained.
+func (s *spoolVerb) foreign(cmd *cobra.Command, server string) (stay []string, err error) {
 	slots, err := s.mine()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, slot := range slots {
 		switch {
@@ -262,9 +265,8 @@ func (s *spoolVerb) foreign(cmd *cobra.Command, server string) (stay int, err er
 				return stay, err
 			}
 		default:
-			stay += slot.Events
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s: its %s are for %s, which is not %s; if that is the same one, or they are to go there, say --adopt-foreign\n",
-				slot.Dir, eventsOf(slot.Events), slot.Server, server)
+			stay = append(stay, fmt.Sprintf("%s: %s for %s, which is not %s: if that is the same one, or they are to go there, say --adopt-foreign",
+				slot.Dir, eventsOf(slot.Events), slot.Server, server))
 		}
 	}
 	return stay, nil
