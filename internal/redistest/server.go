@@ -66,6 +66,13 @@ func newServer(dir string, args []string) (*Server, error) {
 			return nil, err
 		}
 		s := &Server{binary: binary, args: args, port: port, dir: dir}
+		if slices.Contains(args, "--cluster-enabled") { // else its bus takes the port 10,000 above, which is another process's
+			bus, err := freePort()
+			if err != nil {
+				return nil, err
+			}
+			s.args = append(slices.Clone(args), "--cluster-port", strconv.Itoa(bus))
+		}
 		err = s.start()
 		if err == nil {
 			return s, nil
