@@ -42,7 +42,14 @@ func NewProxy(tb testing.TB, target string) *Proxy {
 		closing: make(chan struct{}), links: map[*link]struct{}{}, gate: make(chan struct{}),
 	}
 	close(p.gate)
-	p.addr = FreeAddr(tb)
+	for range startTries { // somebody may take the port meanwhile
+		p.addr = FreeAddr(tb)
+		if listener, err := net.Listen("tcp", p.addr); err == nil {
+			p.listener = listener
+			p.loops.Go(func() { p.accept(listener) })
+			break
+		}
+	}
 	p.Refuse(false)
 	tb.Cleanup(p.close)
 	return p
