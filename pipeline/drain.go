@@ -184,6 +184,7 @@ func (d *drainer) fill() (more bool) {
 		}
 		for _, record := range records {
 			if record.Number == d.unreadable {
+				d.next = max(d.next, record.Number) // also behind what is lost
 				d.reader.Seek(record.Number)
 				return false
 			}

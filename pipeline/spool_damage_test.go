@@ -7,7 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/spool"
 )
 
 // Two processes of which one has a copy of the other's data folder, and one whose folder was restored, lose nothing and store nothing twice.
@@ -151,4 +155,34 @@ func TestP09SpoolHealsByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitFact(t, "the spool to be there", func() bool { return !hasProblem(b.Health(t.Context()), "spool-error") })
+}
+
+// What can't be read any more stands right before what is of another version: the first is lost, the second stays, and other slots have
+// their turn.
+func TestP04DamageBeforeWhatStays(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Redis: redistest.Shared(t).Options(), Namespace: redistest.Namespace(t), SpoolDir: t.TempDir()}
+	logs := []*spool.Log{slotOf(t, cfg, recordOf("booking", "1"), recordOf("booking", "damaged"), []byte{spoolVersion + 1, 'x'}), slotOf(t, cfg, recordOf("booking", "2"))}
+	for _, log := range logs {
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	segments, err := filepath.Glob(filepath.Join(logs[0].Dir(), "*.log"))
+	if err != nil || len(segments) != 1 {
+		t.Fatal(segments, err)
+	}
+	content, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(segments[0], bytes.Replace(content, []byte("damaged"), []byte("DAMAGED"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := openBus(t, cfg)
+	awaitFact(t, "what can be read of both slots", func() bool { return len(records(t, b, Query{Streams: []string{"booking"}})) == 2 })
+	awaitFact(t, "what stays", func() bool {
+		h := b.Health(t.Context())
+		return strings.Contains(problemText(h, "spool-stuck"), "1 records stay") && hasProblem(h, "spool-damaged") && len(h.Lost) == 1
+	})
 }

@@ -100,7 +100,7 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	s.damaged(log.Damages()...)
 	r := log.Reader()
 	defer r.Close()
-	n, discarded := 0, map[string]int{} // events, of them by stream
+	n, discarded, places := 0, map[string]int{}, map[string]string{} // events; by stream those that were discarded, and the first place
 	for {
 		records, err := r.Read(drainRecords)
 		if s.isDamage(err) {
@@ -123,7 +123,9 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 				continue
 			}
 			if record.discarded > 0 {
-				discarded[record.stream] += record.discarded
+				if discarded[record.stream] += record.discarded; places[record.stream] == "" {
+					places[record.stream] = spoolMark(one.ID, one.Number)
+				}
 				continue
 			}
 			s.hold(&record)
@@ -132,7 +134,7 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	}
 	s.lostHeld = s.lostHeld || len(discarded) > 0
 	for _, stream := range slices.Sorted(maps.Keys(discarded)) {
-		if !b.losses.isNew(fmt.Sprint(log.Dir(), stream, discarded[stream])) {
+		if !b.losses.isNew(stream + " " + places[stream]) {
 			continue
 		}
 		b.logger.Warn("events were discarded from the spool", "stream", stream, "events", discarded[stream], "dir", log.Dir())

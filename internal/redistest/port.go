@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -39,6 +40,15 @@ func FreeAddr(tb testing.TB) string {
 	return loopback(port)
 }
 
+// closeForAll closes a listener for whoever has it open: a process that is just being started has all that this one has, until its exec. So
+// long the port would be taken, and connections to it accepted.
+func closeForAll(listener net.Listener) error {
+	if conn, err := listener.(*net.TCPListener).SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RD) }) // the socket, not this descriptor of it
+	}
+	return listener.Close()
+}
+
 // freePort returns a port of 127.0.0.1 that nobody listens on and that is nobody else's as long as this process lives.
 func freePort() (int, error) {
 	ports.mu.Lock()
@@ -55,7 +65,7 @@ func freePort() (int, error) {
 		if err != nil {
 			continue // A server that outlived its test process, or something else of this machine.
 		}
-		return port, listener.Close()
+		return port, closeForAll(listener)
 	}
 }
 

@@ -42,14 +42,7 @@ func NewProxy(tb testing.TB, target string) *Proxy {
 		closing: make(chan struct{}), links: map[*link]struct{}{}, gate: make(chan struct{}),
 	}
 	close(p.gate)
-	for range startTries { // somebody may take the port meanwhile
-		p.addr = FreeAddr(tb)
-		if listener, err := net.Listen("tcp", p.addr); err == nil {
-			p.listener = listener
-			p.loops.Go(func() { p.accept(listener) })
-			break
-		}
-	}
+	p.addr = FreeAddr(tb)
 	p.Refuse(false)
 	tb.Cleanup(p.close)
 	return p
@@ -137,7 +130,7 @@ func (p *Proxy) Refuse(refuse bool) {
 	switch {
 	case p.closed:
 	case refuse && p.listener != nil:
-		_ = p.listener.Close()
+		_ = closeForAll(p.listener)
 		p.listener = nil
 	case !refuse && p.listener == nil:
 		listener, err := net.Listen("tcp", p.addr)

@@ -57,24 +57,21 @@ func (l *Log) commit(batch []request) (rest []request) {
 	l.mu.Lock()
 	last, room := *l.last(), l.options.Max-l.bytes()
 	l.mu.Unlock()
-	gone := l.unlinked(last.path)
-	if gone != nil {
-		if err := l.retake(); err != nil {
+	if gone := l.unlinked(last.path); gone != nil {
+		if err := l.replace(last); err != nil {
 			l.refuse(batch, l.failed(errors.Join(gone, err)))
 			return nil
 		}
+		return batch
 	}
-	if last.size >= l.options.Segment || gone != nil {
+	if last.size >= l.options.Segment {
 		if room < int64(headerLength) {
 			l.refuse(batch, ErrFull)
 			return nil
 		}
 		if err := l.roll(last.next()); err != nil {
-			l.refuse(batch, l.failed(errors.Join(gone, err)))
+			l.refuse(batch, l.failed(err))
 			return nil
-		}
-		if gone != nil {
-			l.tell(last)
 		}
 		return batch
 	}
@@ -124,10 +121,15 @@ func (l *Log) commit(batch []request) (rest []request) {
 	return rest
 }
 
-// tell tells of the records of a segment that somebody has removed. Those that have not arrived are lost, but for what a reader still has open.
-func (l *Log) tell(s segment) {
-	if _, err := os.Stat(s.path); !errors.Is(err, os.ErrNotExist) {
-		return // nothing stood in it, or it is there, and could not be opened at the start
+// replace begins a segment in the place of one that somebody has removed, and tells of its records: those that have not arrived are lost, but
+// for what a reader still has open. Where no segment could be begun at the start, none is gone.
+func (l *Log) replace(s segment) error {
+	removed := l.active != nil
+	if err := l.retake(); err != nil {
+		return err
+	}
+	if err := l.roll(s.next()); err != nil || !removed {
+		return err
 	}
 	l.mu.Lock()
 	d := missing(l.slot.dir, max(s.first, l.drained+1), max(s.next(), l.drained+1))
@@ -135,6 +137,7 @@ func (l *Log) tell(s segment) {
 	if d.Records > 0 && l.options.Damaged != nil && l.skip(&s, d) {
 		l.options.Damaged(d)
 	}
+	return nil
 }
 
 // retake makes sure that the folder is still the one that this process has locked. Where somebody has removed it, it takes it again, unless
@@ -145,19 +148,21 @@ func (l *Log) retake() error {
 	if err != nil {
 		return err
 	}
-	if there, err := os.Stat(path); err == nil && os.SameFile(there, mine) {
-		return nil
+	if there, err := os.Stat(path); err != nil || !os.SameFile(there, mine) {
+		lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		if taken, err := tryLock(lock); err != nil || taken {
+			return errors.Join(err, fmt.Errorf("%s: %w", l.slot.dir, ErrInUse), lock.Close())
+		}
+		_ = l.slot.lock.Close() // of a file that is gone
+		l.slot.lock = lock
 	}
-	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
+	if _, err := os.Stat(filepath.Join(l.slot.dir, "owner")); errors.Is(err, os.ErrNotExist) {
+		return l.slot.write(owner{Server: l.server, ID: l.slot.id}) // else nobody would find what is left here
 	}
-	if taken, err := tryLock(lock); err != nil || taken {
-		return errors.Join(err, fmt.Errorf("%s: %w", l.slot.dir, ErrInUse), lock.Close())
-	}
-	old := l.slot.lock
-	l.slot.lock = lock
-	return errors.Join(old.Close(), l.slot.write(owner{Server: l.server, ID: l.slot.id}))
+	return nil
 }
 
 // unlinked returns why the file that is written to is not the one of that name: somebody has removed it, and what it keeps goes with this
@@ -183,14 +188,7 @@ func (l *Log) heal() error {
 		return err
 	}
 	if l.unlinked(last.path) != nil {
-		if err := l.retake(); err != nil {
-			return err
-		}
-		if err := l.roll(last.next()); err != nil {
-			return err
-		}
-		l.tell(last)
-		return nil
+		return l.replace(last)
 	}
 	if err := errors.Join(l.active.Truncate(last.size), l.active.Sync()); err != nil { // what the write has left that failed
 		return err
