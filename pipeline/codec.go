@@ -68,7 +68,7 @@ const ContentTypeFields = "application/vnd.millrace.fields+json"
 
 // encode returns the event as it is written to a stream, with extra metadata behind its own.
 func encode(e *Event, extra ...redisstream.Pair) redisstream.Message {
-	var one encoder
+	one := encoders.Get().(*encoder)
 	defer one.free()
 	one.add(e, extra...)
 	m := one.messages()[0]
@@ -78,21 +78,16 @@ func encode(e *Event, extra ...redisstream.Pair) redisstream.Message {
 
 // encoder encodes the events of one call into one piece of memory.
 type encoder struct {
-	buffer *[]byte // from the pool; nil before the first event
-	text   []byte
-	ends   []int // in the text, of metadata and payload of each event
+	text []byte
+	ends []int // in the text, of metadata and payload of each event
 }
 
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
+var encoders = sync.Pool{New: func() any { return new(encoder) }}
 
-// maxPooled is the largest buffer that goes back to the pool: one huge event must not stay in memory for ever.
+// maxPooled is the largest text that goes back to the pool: one huge event must not stay in memory for ever.
 const maxPooled = 1 << 20
 
 func (c *encoder) add(e *Event, extra ...redisstream.Pair) {
-	if c.buffer == nil {
-		c.buffer = buffers.Get().(*[]byte)
-		c.text = (*c.buffer)[:0]
-	}
 	c.text = appendMetadata(c.text, e, extra)
 	c.ends = append(c.ends, len(c.text))
 	c.text = append(c.text, e.Data...)
@@ -111,10 +106,11 @@ func (c *encoder) messages() []redisstream.Message {
 	return messages
 }
 
+// free gives the encoder back to the pool.
 func (c *encoder) free() {
-	if c.buffer != nil && cap(c.text) <= maxPooled {
-		*c.buffer = c.text
-		buffers.Put(c.buffer)
+	if cap(c.text) <= maxPooled {
+		c.text, c.ends = c.text[:0], c.ends[:0]
+		encoders.Put(c)
 	}
 }
 

@@ -267,6 +267,9 @@ func (w *holdings) next(now time.Time) (out, raise, back []*holding) {
 		}
 	}
 	w.cleared = nil
+	if n := min(w.size-w.placed(), w.urgent.len()+w.turn.len()); n > 0 {
+		out = slices.Grow(out, n)
+	}
 	for w.placed() < w.size || w.own.isPaused() {
 		h := w.urgent.pop(heldTurn)
 		if h == nil {
@@ -637,9 +640,10 @@ func (w *holdings) awaitRoom(ctx context.Context, room func() int) (n int) {
 	return n
 }
 
-// freeMuch is free, but waits for up to a millisecond longer for a quarter of the size: a read for one
-// entry costs as much as one for many.
+// freeMuch is free, but waits until deliverLoop has taken what was read before, and for up to a
+// millisecond longer for a quarter of the size: a read for one entry costs as much as one for many.
 func (w *holdings) freeMuch(ctx context.Context) int {
+	w.await(ctx, func() bool { return len(w.read) == 0 })
 	w.pace(time.Now())
 	room := w.free(ctx)
 	if room == 0 || room >= w.size/4 {

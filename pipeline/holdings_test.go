@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -229,4 +230,23 @@ func (w *holdings) waiting() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.count[heldTurn]
+}
+
+// Each read costs the server as much as ten events: as long as the last one has not been looked at, the next one would only bring less.
+func TestG12ReadWaitsUntilTheLastOneWasTaken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var w holdings
+		w.init(100, false)
+		w.arrive(w.hold(nil, []redisstream.Delivered{{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: 1}}}}), false)
+		room := 0
+		go func() { room = w.freeMuch(t.Context()) }()
+		if synctest.Wait(); room != 0 {
+			t.Errorf("there is room for %d before the entry was taken", room)
+		}
+		w.nextArrival()
+		if synctest.Wait(); room != 99 {
+			t.Errorf("room for %d, want 99", room)
+		}
+	})
 }

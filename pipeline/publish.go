@@ -111,7 +111,7 @@ func invalidCall(field, reason string) error {
 
 // encodeAll returns the events of one call as they are written to their streams.
 func encodeAll(events []Event) []redisstream.Message {
-	var c encoder
+	c := encoders.Get().(*encoder)
 	defer c.free()
 	for i := range events {
 		c.add(&events[i])

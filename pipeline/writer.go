@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -141,9 +142,13 @@ func (w *writer) take() []*pending {
 		bytes += w.queue[n].size()
 		n++
 	}
-	batch := append([]*pending(nil), w.queue[:n]...)
+	batch := slices.Clone(w.queue[:n])
 	clear(w.queue[:n])
-	w.queue = w.queue[n:]
+	if n < len(w.queue) {
+		w.queue = w.queue[n:]
+	} else {
+		w.queue = w.queue[:0] // the next one needs no memory of its own
+	}
 	if w.room != nil {
 		close(w.room) // wakes every caller that waits; each looks for itself
 		w.room = nil
