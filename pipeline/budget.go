@@ -19,6 +19,10 @@ type budget struct {
 const (
 	// budgetMost is what one answer brings at most: enough that a round trip of a few ms does not count.
 	budgetMost = 4 << 20
+	// budgetPerMS is what a read brings at most for each millisecond of a round trip, and for the first one
+	// in any case. More gains nothing on the way, and spills the caches of both sides: with entries of
+	// 1 KiB a read of 230 KB cost Redis a fifth more per entry than one of 130 KB.
+	budgetPerMS = 128 << 10
 	// budgetLeast is what a budget shrinks to: less saves nothing, since one entry is always asked for.
 	budgetLeast = 16 << 10
 	// sizeAtFirst is what an entry counts as before any is known: an entry may have 1 MiB.
@@ -26,11 +30,14 @@ const (
 )
 
 // entries returns how many entries may be asked for, at least 1 and at most the given number.
-func (b *budget) entries(most int) int {
+func (b *budget) entries(most int) int { return b.entriesWithin(most, budgetMost) }
+
+// entriesWithin is entries for an answer that is not to bring more than so many bytes.
+func (b *budget) entriesWithin(most, bytes int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.begin()
-	return max(1, min(most, b.bytes/b.size))
+	return max(1, min(most, min(b.bytes, bytes)/b.size))
 }
 
 // most returns how many bytes may be asked for.

@@ -253,7 +253,7 @@ func (c *consumer) assign(stream string) {
 			return
 		}
 	}
-	r := &reader{consumer: c, streams: []string{stream}}
+	r := &reader{consumer: c, streams: []string{stream}, twin: make(chan struct{}, 1)}
 	c.readers = append(c.readers, r)
 	c.loops.start("read", r.readLoop)
 	if c.twins {

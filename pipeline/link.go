@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,7 +45,7 @@ type link struct {
 	refusal   error // why a server that is there takes no events; nil: it takes them
 	told      bool  // that it takes none, in the log
 	taken     int   // how many checks in a row it would have taken
-	latency   time.Duration
+	trips     roundTrips
 }
 
 func (l *link) current() State {
@@ -85,6 +86,9 @@ func (l *link) first(ctx context.Context) error {
 		l.mu.Unlock()
 	}
 	l.note(latency, err)
+	if err == nil && !l.bus.cfg.NoPublish {
+		l.note(l.ping(ctx, checkTimeout)) // the first one connected: only this one says how far the server is
+	}
 	return nil
 }
 
@@ -140,12 +144,35 @@ func (l *link) isConnected() bool {
 	return l.connected
 }
 
-// isFar reports whether a round trip takes long.
-func (l *link) isFar() bool {
+// roundTrip is how far the server is; 0: it was never reached.
+func (l *link) roundTrip() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.latency >= farAway
+	return l.trips.shortest()
 }
+
+// roundTrips are those of the last checks. The shortest of them says how far the server is: the others
+// had to connect, or met a server at work.
+type roundTrips struct {
+	last [8]time.Duration
+	n    int // how many there were
+}
+
+func (r *roundTrips) add(trip time.Duration) {
+	r.last[r.n%len(r.last)] = trip
+	r.n++
+}
+
+// shortest returns 0 where none is known.
+func (r *roundTrips) shortest() time.Duration {
+	if r.n == 0 {
+		return 0
+	}
+	return slices.Min(r.last[:min(r.n, len(r.last))])
+}
+
+// isFar reports whether a round trip takes long.
+func (l *link) isFar() bool { return l.roundTrip() >= farAway }
 
 // note takes the result of a check into account.
 func (l *link) note(latency time.Duration, err error) {
@@ -154,7 +181,7 @@ func (l *link) note(latency time.Duration, err error) {
 	}
 	l.mu.Lock()
 	from, failures := l.state, l.failures
-	l.latency, l.lastError = latency, err
+	l.lastError = err
 	switch class := redisstream.Classify(err); {
 	case class == redisstream.Away, class == redisstream.ReadOnly:
 		l.connected = class == redisstream.ReadOnly
@@ -170,6 +197,7 @@ func (l *link) note(latency time.Duration, err error) {
 		}
 	default:
 		l.connected, l.failures, l.refusal = true, 0, err
+		l.trips.add(latency)
 		if l.state = StateDurable; l.bus.spool != nil && !l.bus.spool.isEmpty() {
 			l.state = StateDraining
 		}

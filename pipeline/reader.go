@@ -13,9 +13,11 @@ import (
 // reader reads some of the streams of a consumer, each with its lane, in one command.
 type reader struct {
 	consumer *consumer
-	turn     atomic.Int32 // counts reads: streams have their turn one after the other
-	lostOne  atomic.Bool  // a reply of twinLoop may have been lost
-	brought  atomic.Int64 // when a read has brought anything last, in Unix nanoseconds
+	turn     atomic.Int32  // counts reads: streams have their turn one after the other
+	lostOne  atomic.Bool   // a reply of twinLoop may have been lost
+	brought  atomic.Int64  // when a read has brought anything last, in Unix nanoseconds
+	heavy    atomic.Bool   // the last read has brought heavyRead bytes
+	twin     chan struct{} // wakes twinLoop, since reads have become heavy
 	// underway is held for reading while a read is under way, and for writing by reconcile: what a read of twinLoop has been given and not
 	// brought yet would look unknown.
 	underway sync.RWMutex
@@ -102,15 +104,20 @@ func (r *reader) readLoop() {
 }
 
 // twinLoop keeps a second read under way where a round trip takes long and order is not asked for: an entry that comes while the first
-// read's reply travels need not wait until the next one has arrived (1.99 ms against 1.24 at 1,000 events a second and 1 ms). Joining,
-// reconciling and complaining are readLoop's.
+// read's reply travels need not wait until the next one has arrived (1.99 ms against 1.24 at 1,000 events a second and 1 ms). So it does
+// where reads are heavy: one is composed and sent while the other one is taken apart (a tenth more events a second). Joining, reconciling
+// and complaining are readLoop's.
 func (r *reader) twinLoop() {
 	c := r.consumer
 	for c.reading.Err() == nil {
 		streams := slices.DeleteFunc(r.current(), func(s string) bool { m := c.membership(s); return !c.isJoined(m) || !c.mayRead(m) })
 		idle := time.Now().UnixNano()-r.brought.Load() > int64(twinPause)
-		if idle || len(streams) == 0 || !c.bus.link.isFar() {
-			sleep(c.reading, twinPause)
+		if idle || len(streams) == 0 || !r.isTwinned() {
+			select {
+			case <-r.twin:
+			case <-time.After(twinPause):
+			case <-c.reading.Done():
+			}
 			continue
 		}
 		room := c.holdings.freeMuch(c.reading)
@@ -128,9 +135,17 @@ func (r *reader) twinLoop() {
 const (
 	// twinPause is how long twinLoop waits before it looks again whether it is needed.
 	twinPause = time.Second
-	// farAway is the round trip from which on a second read under way is worth its smaller batches.
-	farAway = 300 * time.Microsecond
+	// farAway is the round trip from which on a second read under way is worth its smaller batches. A check
+	// that finds a near server asleep takes half as long.
+	farAway = 700 * time.Microsecond
+	// heavyRead is how many bytes one read has to bring for that, however near the server is.
+	heavyRead = 16 << 10
 )
+
+// isTwinned reports whether a second read is worth it.
+func (r *reader) isTwinned() bool {
+	return r.consumer.twins && (r.heavy.Load() || r.consumer.bus.link.isFar())
+}
 
 // readPlan says what one read asks for.
 type readPlan struct {
@@ -155,10 +170,14 @@ func (r *reader) plan(streams []string, room int) readPlan {
 	keys, quiet := r.keys, slices.Equal(streams, r.waited) && time.Since(r.quiet) < quietFor
 	r.busy = nil
 	c.mu.Unlock()
-	if c.twins && c.bus.link.isFar() {
+	if r.isTwinned() {
 		share *= 2
 	}
-	room = c.budget.entries(max(1, room/share))
+	bytes := budgetMost
+	if c.bus.link != nil {
+		bytes = max(budgetPerMS, int(c.bus.link.roundTrip()*budgetPerMS/time.Millisecond))
+	}
+	room = c.budget.entriesWithin(max(1, room/share), bytes)
 	switch n := len(streams); {
 	case room < n:
 		first := turn % n
@@ -309,6 +328,13 @@ func (r *reader) learn(p readPlan, read []redisstream.Delivered) {
 		}
 	}
 	c.budget.brought(len(read), bytes)
+	// A second read under way makes both smaller: it ends with reads of a quarter.
+	if heavy := bytes >= heavyRead || bytes >= heavyRead/4 && r.heavy.Load(); !r.heavy.Swap(heavy) && heavy {
+		select {
+		case r.twin <- struct{}{}:
+		default: // it knows
+		}
+	}
 	if p.inTurn || !p.all {
 		return
 	}
