@@ -227,10 +227,7 @@ func (b *Bus) closeSpool() error {
 }
 
 // isAway reports whether Redis takes nothing now.
-func (b *Bus) isAway() bool {
-	state := b.State()
-	return state == StateUnavailable || state == StateSpooling
-}
+func (b *Bus) isAway() bool { return b.State().isAway() }
 
 func (b *Bus) isClosed() bool {
 	b.mu.Lock()

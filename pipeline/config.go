@@ -63,6 +63,9 @@ type Config struct {
 	// QueueEvents bounds the events that wait in front of one writer; a publish beyond it waits for room until its ctx
 	// ends (ErrBackPressure). Default: 16,384.
 	QueueEvents int
+	// QueueBytes bounds the bytes of those events likewise: payloads, metadata and IDs. One event that is
+	// larger has room in an empty queue. Default: 32 MiB.
+	QueueBytes int64
 	// OutageAfter is how long a publish is repeated while Redis is away before it fails. Default: 5 s.
 	OutageAfter time.Duration
 
@@ -113,6 +116,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxMetadataBytes, 16<<10)
 	setDefault(&c.Writers, 4)
 	setDefault(&c.QueueEvents, 16_384)
+	setDefault(&c.QueueBytes, 32<<20)
 	setDefault(&c.OutageAfter, 5*time.Second)
 	setDefault(&c.SpoolBytes, 1<<30)
 	c.Health = c.Health.withDefaults()
@@ -122,7 +126,7 @@ func (c Config) withDefaults() (Config, error) {
 
 	for name, n := range map[string]int64{
 		"MaxLen": c.MaxLen, "HardMaxLen": c.HardMaxLen, "LocalMaxLen": int64(c.LocalMaxLen), "MaxDataBytes": int64(c.MaxDataBytes),
-		"MaxMetadataBytes": int64(c.MaxMetadataBytes), "Writers": int64(c.Writers), "QueueEvents": int64(c.QueueEvents), "OutageAfter": int64(c.OutageAfter),
+		"MaxMetadataBytes": int64(c.MaxMetadataBytes), "Writers": int64(c.Writers), "QueueEvents": int64(c.QueueEvents), "QueueBytes": c.QueueBytes, "OutageAfter": int64(c.OutageAfter),
 		"SpoolBytes": c.SpoolBytes, "RestoreEvents": int64(c.RestoreEvents),
 	} {
 		if n < 0 {

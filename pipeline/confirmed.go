@@ -33,6 +33,7 @@ type confirmedAppend struct {
 	first    redisstream.ID // the others follow it with consecutive sequence numbers
 	messages []redisstream.Message
 	seen     *redisstream.Seen // where it is one event that was appended once
+	noted    time.Time         // when Redis had confirmed it, by our clock
 }
 
 // confirmedMark is what the mark of a writer must be at least.
@@ -79,7 +80,7 @@ func (c *confirmed) note(stream string, w redisstream.Writer, before uint64, sto
 	mark.seq, mark.at = w.Seq, time.Now()
 	s.marks[w.Name] = mark
 	for _, a := range stored {
-		a.writer = w
+		a.writer, a.noted = w, mark.at
 		s.appends = append(s.appends, a)
 		s.events += len(a.messages)
 		s.bytes += a.size()

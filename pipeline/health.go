@@ -22,6 +22,9 @@ const (
 	StateUnavailable State = "unavailable" // Redis is away and nothing else may keep events
 )
 
+// isAway reports whether Redis takes nothing in this state.
+func (s State) isAway() bool { return s == StateUnavailable || s == StateSpooling }
+
 // Health is a report on the bus and on what it stands on; its JSON is that of GET /api/events/health. Numbers that are not known
 // are nil, never 0.
 type Health struct {
@@ -87,12 +90,15 @@ type SpoolHealth struct {
 
 // StreamHealth is one stream and its groups.
 type StreamHealth struct {
-	Name   string        `json:"name"`
-	Length int64         `json:"length"`
-	First  Position      `json:"first"`
-	Last   Position      `json:"last"`
-	Lost   *int64        `json:"lost"`
-	Groups []GroupHealth `json:"groups"`
+	Name   string   `json:"name"`
+	Length int64    `json:"length"`
+	First  Position `json:"first"`
+	Last   Position `json:"last"`
+	Lost   *int64   `json:"lost"`
+	// SeenLost is how many identities and keys of events that were published once had to be forgotten
+	// before their time, ever: a repetition of such a publish would have been stored again.
+	SeenLost int64         `json:"seenLost"`
+	Groups   []GroupHealth `json:"groups"`
 }
 
 // GroupHealth is one group of a stream.

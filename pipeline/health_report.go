@@ -265,6 +265,10 @@ func (b *Bus) streamsHealth(ctx context.Context, h *Health, sick map[string]bool
 			continue
 		}
 		s := StreamHealth{Name: d.Stream, Length: d.Info.Length, Groups: []GroupHealth{}}
+		if s.SeenLost = d.Info.SeenLost; s.SeenLost > 0 {
+			h.problem("keys-forgotten", SeverityWarning, fmt.Sprintf("stream %s has forgotten %d identities and idempotency keys before their time: a repetition of those events would be stored again",
+				d.Stream, s.SeenLost), "spread what is published with Once or a key over more streams, or publish less of it so")
+		}
 		if d.Info.Length > 0 {
 			s.First, s.Last = positionOf(d.Info.First), positionOf(d.Info.Last)
 		}

@@ -25,7 +25,7 @@ type memory struct {
 
 	mu      sync.Mutex // guards what follows, and everything in it
 	streams map[string]*memoryStream
-	changed chan struct{} // there while somebody waits; closed when there may be something to read
+	waiting map[string][]chan struct{} // by stream: they are told when there may be something to read
 	closed  bool
 }
 
@@ -38,6 +38,7 @@ type memoryStream struct {
 
 	seen      map[string]memorySeen // by key
 	seenOrder []string              // keys, the oldest first
+	seenLost  int64                 // of them, that had to go before their time
 }
 
 // memoryMark is the last append of a writer.
@@ -47,7 +48,8 @@ type memoryMark struct {
 }
 
 func newMemory(maxLen int) *memory {
-	return &memory{maxLen: maxLen, groupBound: redisstream.GroupBound, begun: time.Now(), streams: map[string]*memoryStream{}}
+	return &memory{maxLen: maxLen, groupBound: redisstream.GroupBound, begun: time.Now(),
+		streams: map[string]*memoryStream{}, waiting: map[string][]chan struct{}{}}
 }
 
 // Close wakes everybody who waits.
@@ -55,14 +57,18 @@ func (m *memory) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	m.wake()
+	for stream := range m.waiting {
+		m.wake(stream)
+	}
 }
 
-// wake lets those who wait look again.
-func (m *memory) wake() {
-	if m.changed != nil {
-		close(m.changed)
-		m.changed = nil
+// wake lets those who wait for a stream look again. The lock is held.
+func (m *memory) wake(stream string) {
+	for _, more := range m.waiting[stream] {
+		select {
+		case more <- struct{}{}:
+		default: // it knows
+		}
 	}
 }
 
@@ -105,7 +111,7 @@ func (m *memory) append(stream string, w redisstream.Writer, messages []redisstr
 		s.marks[w.Name] = memoryMark{w.Seq, first}
 	}
 	s.trim(m.maxLen)
-	m.wake()
+	m.wake(stream)
 	return first, nil
 }
 
@@ -124,7 +130,7 @@ func (m *memory) Remember(stream string, messages []redisstream.Message, of redi
 		s.log.add(e)
 	}
 	s.trim(m.maxLen)
-	m.wake()
+	m.wake(stream)
 }
 
 // placing is an event of a spool, which was appended here and stands in Redis by now.
@@ -202,7 +208,7 @@ func page(entries []redisstream.Entry, count int, reverse bool) []redisstream.En
 
 func (m *memory) Tail(ctx context.Context, after map[string]redisstream.ID, count int, block time.Duration) (map[string][]redisstream.Entry, error) {
 	read := map[string][]redisstream.Entry{}
-	err := m.await(ctx, block, func() bool {
+	err := m.await(ctx, block, slices.Collect(maps.Keys(after)), func() bool {
 		for stream, id := range after {
 			if s := m.streams[stream]; s != nil {
 				if behind := s.log.between(id.Next(), redisstream.MaxID); len(behind) > 0 {
@@ -215,18 +221,25 @@ func (m *memory) Tail(ctx context.Context, after map[string]redisstream.ID, coun
 	return read, err
 }
 
-// await calls the function, under the lock, until it returns true, block has passed or ctx ends. With a ctx that has ended it does
-// not call it: who stops takes nothing more.
-func (m *memory) await(ctx context.Context, block time.Duration, found func() bool) error {
+// await calls the function, under the lock, until it returns true, block has passed or ctx ends, each time when one of the streams may
+// have more. With a ctx that has ended it does not call it: who stops takes nothing more.
+func (m *memory) await(ctx context.Context, block time.Duration, streams []string, found func() bool) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	more := make(chan struct{}, 1)
+	if done, err := m.look(streams, more, found); done {
+		return err
+	}
+	defer m.leave(streams, more)
 	timer := time.NewTimer(block)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		changed, err := m.look(found)
-		if err != nil || changed == nil {
-			return err
-		}
 		select {
-		case <-changed:
+		case <-more:
+			if done, err := m.look(nil, nil, found); done {
+				return err
+			}
 		case <-timer.C:
 			return nil
 		case <-ctx.Done():
@@ -235,19 +248,32 @@ func (m *memory) await(ctx context.Context, block time.Duration, found func() bo
 	return context.Cause(ctx)
 }
 
-// look calls the function under the lock, and returns what to wait for where it returned false.
-func (m *memory) look(found func() bool) (changed <-chan struct{}, err error) {
+// look calls the function under the lock. Where it returns false the channel is told of what the streams get from now on.
+func (m *memory) look(streams []string, more chan struct{}, found func() bool) (done bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case m.closed:
-		return nil, errMemoryClosed
+		return true, errMemoryClosed
 	case found():
-		return nil, nil
-	case m.changed == nil:
-		m.changed = make(chan struct{})
+		return true, nil
 	}
-	return m.changed, nil
+	for _, s := range streams {
+		m.waiting[s] = append(m.waiting[s], more)
+	}
+	return false, nil
+}
+
+// leave ends what look has begun.
+func (m *memory) leave(streams []string, more chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range streams {
+		m.waiting[s] = slices.DeleteFunc(m.waiting[s], func(w chan struct{}) bool { return w == more })
+		if len(m.waiting[s]) == 0 {
+			delete(m.waiting, s)
+		}
+	}
 }
 
 func (m *memory) Info(_ context.Context, stream string) (redisstream.StreamInfo, error) {
@@ -257,7 +283,7 @@ func (m *memory) Info(_ context.Context, stream string) (redisstream.StreamInfo,
 	if s == nil {
 		return redisstream.StreamInfo{}, nil
 	}
-	info := redisstream.StreamInfo{Exists: true, Length: int64(s.log.len()), Last: s.log.last, EntriesAdded: s.log.added}
+	info := redisstream.StreamInfo{Exists: true, Length: int64(s.log.len()), Last: s.log.last, EntriesAdded: s.log.added, SeenLost: s.seenLost}
 	if s.log.len() > 0 {
 		info.First = s.log.entries[0].ID
 	}

@@ -132,7 +132,7 @@ func (m *memory) Enqueue(_ context.Context, stream, group string, copies []redis
 		g.lane.add(one.Message.Entry(g.lane.next(1)))
 		done++
 	}
-	m.wake()
+	m.wake(stream)
 	return done, looked, nil
 }
 
@@ -159,7 +159,7 @@ func (m *memory) RetryNow(_ context.Context, stream, group string) (moved int, f
 	}
 	clear(g.deferred[soonest:])
 	g.deferred = g.deferred[:soonest]
-	m.wake()
+	m.wake(stream)
 	return moved, soonest > 0, nil
 }
 

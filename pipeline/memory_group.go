@@ -95,7 +95,7 @@ func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.J
 func (m *memory) StreamsPerRead() int { return math.MaxInt }
 
 func (m *memory) Read(ctx context.Context, c redisstream.Consumer, streams []string, count int, block time.Duration) (read []redisstream.Delivered, err error) {
-	err = m.await(ctx, block, func() bool {
+	err = m.await(ctx, block, streams, func() bool {
 		for _, stream := range streams {
 			if g := m.group(stream, c.Group); g != nil {
 				read = append(read, g.hand(c, redisstream.Ref{Stream: stream}, &m.streams[stream].log, &g.cursor, count)...)
@@ -222,7 +222,7 @@ func (m *memory) Retry(_ context.Context, c redisstream.Consumer, stream string,
 			settled[i] = g.retry(c, r, m.groupBound)
 		}
 	}
-	m.wake()
+	m.wake(stream)
 	return settled, nil
 }
 
@@ -284,7 +284,7 @@ func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream string, 
 	if g == nil {
 		return b, nil
 	}
-	m.promote(g)
+	m.promote(stream, g)
 	now := m.clock()
 	g.beats[c.Name] = redisstream.BeatDue(now+cmp.Or(say.Next, beatEvery).Milliseconds(), say)
 	if say.About != "" {
@@ -310,11 +310,11 @@ func (m *memory) Promote(_ context.Context, stream, group string) (redisstream.P
 	if g == nil {
 		return redisstream.Promoted{Next: -1}, nil
 	}
-	return m.promote(g), nil
+	return m.promote(stream, g), nil
 }
 
 // promote moves what is due to the lane. The lock is held.
-func (m *memory) promote(g *memoryGroup) redisstream.Promoted {
+func (m *memory) promote(stream string, g *memoryGroup) redisstream.Promoted {
 	now, p := time.Now(), redisstream.Promoted{Next: -1}
 	for p.Moved < len(g.deferred) && !g.deferred[p.Moved].due.After(now) {
 		g.lane.add(g.deferred[p.Moved].message.Entry(g.lane.next(1)))
@@ -326,7 +326,7 @@ func (m *memory) promote(g *memoryGroup) redisstream.Promoted {
 		p.Next = g.deferred[0].due.Sub(now)
 	}
 	if p.Moved > 0 {
-		m.wake()
+		m.wake(stream)
 	}
 	return p
 }

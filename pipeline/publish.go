@@ -130,10 +130,12 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 	queues := make([][]*pending, len(b.writers))
 	turn := b.turn()
 	var spooled []*pending
-	idle := b.spool.isIdle()
+	state := b.State()
+	idle := b.spool.isIdle(state)
 	if !idle {
 		b.spool.awaitTurn(ctx, waiting)
-		idle = b.spool.isIdle()
+		state = b.State()
+		idle = b.spool.isIdle(state)
 	}
 	var queued map[subjectKey]bool // those that come behind go there too, though the state may change meanwhile
 	for i := range waiting {
@@ -141,7 +143,7 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 		p.remember = remember
 		if !idle {
 			of := subjectKey{p.stream, p.subject}
-			if !queued[of] && b.spool.takes(p) {
+			if !queued[of] && b.spool.takes(state, p) {
 				spooled = append(spooled, p)
 				continue
 			}

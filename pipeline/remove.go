@@ -38,5 +38,5 @@ func (m *memory) Remove(stream string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.streams, stream)
-	m.wake()
+	m.wake(stream)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
@@ -88,5 +89,59 @@ func TestServerIsAskedForCPUAndPing(t *testing.T) {
 	}
 	if _, err := local.Ping(t.Context()); !errors.Is(err, ErrInvalid) {
 		t.Errorf("ping without redis: got %v, want it invalid", err)
+	}
+}
+
+// What was drained from a spool may have a place that nobody knows: 256 such events came back into a stream that an operator had removed.
+func TestP15RemovedStreamTakesEventsWithoutAPlaceAlong(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b, operator := openBus(t, Config{Redis: server.Options()}), openBus(t, Config{Redis: server.Options()})
+	publish(t, b, Event{Type: "booking.created"})
+	publish(t, operator, Event{Type: "booking.created"})
+	drained := confirmedAppend{messages: []redisstream.Message{{UUID: "drained"}}}
+	lost := func(seq uint64) int {
+		b.confirmed.note("booking", redisstream.Writer{Name: b.instance + "-drained", Seq: seq}, 0, drained)
+		b.compareMarks("booking")
+		f := b.confirmed.takeForgotten("booking")
+		for i := range f.appends {
+			if seq == 3 {
+				f.appends[i].noted = f.appends[i].noted.Add(2 * clockSkew)
+			}
+		}
+		lost, _ := b.sift("booking", f)
+		return len(lost)
+	}
+	if n := lost(1); n != 1 {
+		t.Errorf("%d events are lost whose mark is gone, want 1", n)
+	}
+	if err := operator.RemoveStream(t.Context(), "booking"); err != nil {
+		t.Fatal(err)
+	}
+	if n := lost(2); n != 0 {
+		t.Errorf("%d events are lost that went with the stream", n)
+	}
+	if n := lost(3); n != 1 {
+		t.Errorf("%d events are lost that came after the removal, want 1", n)
+	}
+}
+
+// A stream whose removal can't be noted stays: else its other publishers would bring it back.
+func TestP15RemovalIsNotedFirst(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	publish(t, openBus(t, Config{Redis: server.Options()}), Event{ID: "kept", Type: "booking.created"})
+	client := server.Client(t)
+	if err := client.Do(t.Context(), "ACL", "SETUSER", "operator", "on", ">secret", "~*", "+@all", "-set").Err(); err != nil {
+		t.Fatal(err)
+	}
+	options := server.Options()
+	options.Username, options.Password = "operator", "secret"
+	operator := openBus(t, Config{Redis: options})
+	if err := operator.RemoveStream(t.Context(), "booking"); !errors.Is(err, ErrDenied) {
+		t.Errorf("got %v, want it denied", err)
+	}
+	if n, err := client.XLen(t.Context(), "booking").Result(); err != nil || n != 1 {
+		t.Errorf("the stream has %d entries, %v", n, err)
 	}
 }

@@ -246,13 +246,28 @@ type forgottenEvent struct {
 	message redisstream.Message
 	at      redisstream.ID // zero: nobody knows where
 	seen    *redisstream.Seen
+	noted   time.Time // when Redis had confirmed it, by our clock
+}
+
+// clockSkew is by how much the clock of Redis and ours may differ where one is compared with the other.
+const clockSkew = 5 * time.Second
+
+// stoodAt reports whether an event stood in its stream when that was removed, in ms by the clock of Redis; 0: it never was.
+func (e *forgottenEvent) stoodAt(removed uint64) bool {
+	switch {
+	case removed == 0:
+		return false
+	case !e.at.IsZero():
+		return e.at.MS <= removed
+	}
+	return e.noted.Before(time.UnixMilli(int64(removed)).Add(clockSkew))
 }
 
 func (f *forgotten) events() []forgottenEvent {
 	var all []forgottenEvent
 	for _, a := range f.appends {
 		for i, m := range a.messages {
-			one := forgottenEvent{message: m, seen: a.seen}
+			one := forgottenEvent{message: m, seen: a.seen, noted: a.noted}
 			if !a.first.IsZero() {
 				one.at = a.first.Plus(i)
 			}
@@ -298,7 +313,7 @@ func (b *Bus) sift(stream string, f forgotten) (lost []forgottenEvent, atLeast b
 		}
 		for i, e := range all {
 			gone := err != nil || !holds[i]
-			if gone && (e.at.IsZero() || e.at.MS > removed) {
+			if gone && !e.stoodAt(removed) {
 				lost = append(lost, e)
 			}
 		}

@@ -102,6 +102,9 @@ func (s *memoryStream) see(one redisstream.Seen, what memorySeen) {
 	}
 	s.seen[one.Key] = what
 	for len(s.seenOrder) > memorySeenBound {
+		if time.Now().Before(s.seen[s.seenOrder[0]].until) {
+			s.seenLost++
+		}
 		delete(s.seen, s.seenOrder[0])
 		s.seenOrder = s.seenOrder[1:]
 	}

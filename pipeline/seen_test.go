@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
@@ -200,4 +201,55 @@ func TestAppendOnceRepeatedAndForgotten(t *testing.T) {
 			return err == nil && !a[0].Duplicate
 		})
 	})
+}
+
+// A stream that must forget keys before their time says so: a repetition of those events would be stored again.
+func TestP15KeysForgottenEarlyAreShown(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		open func(*testing.T) *Bus
+		fill func(*testing.T, *Bus)
+	}{
+		"redis": {
+			func(t *testing.T) *Bus { return openBus(t, Config{Redis: redistest.Start(t).Options()}) },
+			func(t *testing.T, b *Bus) {
+				client := redis.NewUniversalClient(b.cfg.Redis)
+				defer client.Close()
+				for from := 0; from < redisstream.SeenBound; from += redisstream.SeenBound / 10 {
+					err := client.Eval(t.Context(), `for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do redis.call('ZADD', KEYS[1], 9e15, 'key ' .. i) end return 1`,
+						[]string{"{booking}:seen"}, from, from+redisstream.SeenBound/10-1).Err()
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+		},
+		"memory": {
+			func(t *testing.T) *Bus { return openBus(t, Config{}) },
+			func(_ *testing.T, b *Bus) {
+				m := b.local
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				for i := range memorySeenBound {
+					m.stream("booking").see(redisstream.Seen{Key: fmt.Sprint(i)}, memorySeen{until: time.Now().Add(time.Hour)})
+				}
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := c.open(t)
+			publish(t, b, Event{Type: "booking.created"})
+			c.fill(t, b)
+			if h := b.Health(t.Context()); h.Streams[0].SeenLost != 0 || hasProblem(h, "keys-forgotten") {
+				t.Errorf("nothing is forgotten yet: %+v, %+v", h.Streams[0], h.Problems)
+			}
+			if _, err := b.PublishWith(t.Context(), PublishOptions{Once: true}, Event{ID: "beyond", Type: "booking.created"}); err != nil {
+				t.Fatal(err)
+			}
+			if h := b.Health(t.Context()); h.Streams[0].SeenLost != 1 || !hasProblem(h, "keys-forgotten") {
+				t.Errorf("got %d forgotten keys and problems %+v", h.Streams[0].SeenLost, h.Problems)
+			}
+		})
+	}
 }

@@ -391,21 +391,21 @@ func (s *spooling) turnOf(events []pending) <-chan struct{} {
 	return nil
 }
 
-// takes reports whether an event goes into the spool instead of to Redis.
-func (s *spooling) takes(p *pending) bool {
-	return s != nil && p.spoolable && (s.bus.State() == StateSpooling || s.mustHold(p))
+// takes reports whether an event goes into the spool in this state, instead of to Redis.
+func (s *spooling) takes(state State, p *pending) bool {
+	return s != nil && p.spoolable && (state == StateSpooling || s.mustHold(p))
 }
 
-// isIdle reports whether nothing goes into the spool now. It is asked for each append.
-func (s *spooling) isIdle() bool { return s == nil || s.bus.State() != StateSpooling && s.isEmpty() }
+// isIdle reports whether nothing goes into the spool in this state. It is asked for each append.
+func (s *spooling) isIdle(state State) bool { return s == nil || state != StateSpooling && s.isEmpty() }
 
-// divide takes those events out of a call or a batch that go into the spool.
-func (s *spooling) divide(events []*pending) (spooled, others []*pending) {
-	if s.isIdle() {
+// divide takes those events out of a batch that go into the spool in this state.
+func (s *spooling) divide(state State, events []*pending) (spooled, others []*pending) {
+	if s.isIdle(state) {
 		return nil, events
 	}
 	for i, p := range events {
-		if !s.takes(p) {
+		if !s.takes(state, p) {
 			if spooled != nil {
 				others = append(others, p)
 			}

@@ -81,6 +81,7 @@ type writer struct {
 
 	mu     sync.Mutex // guards what follows
 	queue  []*pending
+	bytes  int64 // in the queue
 	closed bool
 	filled *sync.Cond    // queue is not empty, or closed
 	room   chan struct{} // there while somebody waits; closed when there is room
@@ -101,7 +102,11 @@ func (w *writer) put(ctx context.Context, events []*pending) {
 			w.bus.refuse(events, ErrClosed)
 			return
 		}
-		n := min(len(events), w.bus.cfg.QueueEvents-len(w.queue))
+		n, cfg := 0, &w.bus.cfg
+		for n < len(events) && len(w.queue)+n < cfg.QueueEvents && (w.bytes == 0 || w.bytes+int64(events[n].size()) <= cfg.QueueBytes) {
+			w.bytes += int64(events[n].size())
+			n++
+		}
 		w.queue = append(w.queue, events[:n]...)
 		events = events[n:]
 		if len(events) > 0 && w.room == nil {
@@ -142,6 +147,7 @@ func (w *writer) take() []*pending {
 		bytes += w.queue[n].size()
 		n++
 	}
+	w.bytes -= int64(bytes)
 	batch := slices.Clone(w.queue[:n])
 	clear(w.queue[:n])
 	if n < len(w.queue) {
@@ -203,7 +209,8 @@ func together(batch []*pending) int {
 
 // append stores the events of one stream, repeating the same append while Redis is away, until the bus gives up on it.
 func (w *writer) append(batch []*pending) {
-	spooled, batch := w.bus.spool.divide(batch) // Redis has gone away while they were queued, or others of their subject had to be spooled
+	state := w.bus.State()                             // one look, and the same answer for all of them
+	spooled, batch := w.bus.spool.divide(state, batch) // Redis has gone away while they were queued, or others of their subject had to be spooled
 	w.bus.spool.keep(spooled)
 	if len(batch) == 0 {
 		return
@@ -214,7 +221,7 @@ func (w *writer) append(batch []*pending) {
 		messages[i] = p.message
 	}
 	stream := batch[0].stream
-	if b := w.bus; b.link != nil && b.isAway() {
+	if b := w.bus; b.link != nil && state.isAway() {
 		b.refuse(batch, b.link.unavailable("append")) // it has become so while they were queued
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -140,6 +141,7 @@ func (p streamParts) stream() (StreamInfo, error) {
 	if info.Last, bad = ParseID(last); bad != nil {
 		return StreamInfo{}, fmt.Errorf("last generated ID %q: %w", last, bad)
 	}
+	info.SeenLost, _ = strconv.ParseInt(p.meta.Val()["seenlost"], 10, 64) // absent where there were none
 	return info, err
 }
 

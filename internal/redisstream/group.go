@@ -246,6 +246,7 @@ type StreamInfo struct {
 	Length       int64
 	First, Last  ID // of the entries that are kept; Last is the last ID ever generated
 	EntriesAdded int64
+	SeenLost     int64 // keys of messages that are appended once, which had to be forgotten before their time
 }
 
 // AddedSince is how many of the entries that are kept were added since then, by the server's clock. Where
