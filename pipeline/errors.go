@@ -34,8 +34,8 @@ var (
 	// ErrSpoolFull: Redis is away, and the spool has no room; ErrSpoolFailed: it can't be written. Both are ErrUnavailable as well.
 	ErrSpoolFull   = fmt.Errorf("spool is full: %w", ErrUnavailable)
 	ErrSpoolFailed = fmt.Errorf("spool can't be written: %w", ErrUnavailable)
-	// ErrConflict: PublishOptions.Key was used for other events within its window.
-	ErrConflict = errors.New("idempotency key was used for something else")
+	// ErrConflict: PublishOptions.Key, or with Once an event's source and ID, was used for something else within its window.
+	ErrConflict = errors.New("idempotency key, or source and ID, were used for something else")
 	// ErrUnknownGroup: the stream has no group of that name.
 	ErrUnknownGroup = errors.New("no such group")
 	// ErrUnknownPattern: the group does not take that pattern.

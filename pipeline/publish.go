@@ -21,7 +21,8 @@ const (
 type PublishOptions struct {
 	Scope Scope
 	// Once appends an event only where none of the same source and ID was appended so to its stream within 10 minutes. The outcome of a repetition is that
-	// of the first, with Duplicate set. It is how to publish again what is Unknown.
+	// of the first, with Duplicate set, and one with other content (type, subject, content type, data) is refused with ErrConflict. It is how to publish
+	// again what is Unknown.
 	Once bool
 	// Key does the same for the call as a whole, for 24 hours: the events of another call with this key, each by its place in the call, are answered
 	// with the outcomes of the first, or refused with ErrConflict where they are not the same. A stream remembers 1,000,000 of both in
@@ -193,7 +194,7 @@ func (b *Bus) publishLocally(events []pending) {
 		p := &events[i]
 		a, err := p.appendTo(b.stopped, b.local)
 		if err == nil && a.Conflict {
-			err = fmt.Errorf("event %s: %w", a.UUID, ErrConflict)
+			err = b.conflict(p, a)
 		} else if err != nil {
 			err = ErrClosed
 		}

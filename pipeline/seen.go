@@ -24,7 +24,8 @@ func (o PublishOptions) seenOf(index, of int, given, stamped *Event) *redisstrea
 		print := short("%s\x00%s\x00%s\x00%s\x00%s\x00%d\x00%s", given.ID, given.Type, given.Source, given.Subject, given.ContentType, of, given.Data)
 		return &redisstream.Seen{Key: short("key\x00%d\x00%s", index, o.Key), Window: keyWindow, Print: print}
 	case o.Once && given.ID != "": // else it is a new one
-		return &redisstream.Seen{Key: short("id\x00%s\x00%s", stamped.Source, stamped.ID), Window: onceWindow}
+		print := short("%s\x00%s\x00%s\x00%s", stamped.Type, stamped.Subject, stamped.ContentType, stamped.Data)
+		return &redisstream.Seen{Key: short("id\x00%s\x00%s", stamped.Source, stamped.ID), Window: onceWindow, Print: print}
 	}
 	return nil
 }
@@ -45,7 +46,7 @@ func (b *Bus) appended(batch []*pending, messages []redisstream.Message, appende
 		a := appended[i]
 		if a.Conflict {
 			b.published.add(Refused, 1)
-			p.call.set(p.index, func(o *Outcome) { o.Durability, o.Err = Refused, fmt.Errorf("event %s: %w", a.UUID, ErrConflict) })
+			p.call.set(p.index, func(o *Outcome) { o.Durability, o.Err = Refused, b.conflict(p, a) })
 			continue
 		}
 		if !a.Duplicate && !a.ID.IsZero() {
@@ -59,6 +60,11 @@ func (b *Bus) appended(batch []*pending, messages []redisstream.Message, appende
 			}
 		})
 	}
+}
+
+// conflict is the error of an event that shares its identity or key with another one.
+func (b *Bus) conflict(p *pending, a redisstream.Appended) error {
+	return fmt.Errorf("event %s: %w, by the event %s at %s", p.message.UUID, ErrConflict, a.UUID, positionOf(a.ID))
 }
 
 // memorySeen is what a stream in memory has appended once.
@@ -79,7 +85,7 @@ func (m *memory) AppendOnce(_ context.Context, stream string, _ redisstream.Writ
 	for i, one := range seen {
 		if known, ok := s.seen[one.Key]; ok && time.Now().Before(known.until) {
 			appended[i] = known.Appended
-			appended[i].Conflict = known.print != one.Print
+			appended[i].Conflict = known.print != "" && one.Print != "" && known.print != one.Print
 			appended[i].Duplicate = !appended[i].Conflict
 			continue
 		}

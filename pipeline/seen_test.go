@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,9 +27,21 @@ func TestPublishOnce(t *testing.T) {
 			return r.Outcomes
 		}
 		first := once(PublishOptions{Once: true}, Event{ID: "a", Type: "booking.created"}, Event{ID: "b", Type: "booking.created"}, Event{Type: "booking.created"})
-		again := once(PublishOptions{Once: true}, Event{ID: "b", Type: "booking.created", Data: []byte(`"other data"`)}, Event{ID: "c", Type: "booking.created"}, Event{Type: "booking.created"})
+		again := once(PublishOptions{Once: true}, Event{ID: "b", Type: "booking.created"}, Event{ID: "c", Type: "booking.created"}, Event{Type: "booking.created"})
 		if !again[0].Duplicate || again[0].Position != first[1].Position || again[0].ID != "b" || again[1].Duplicate || again[2].Duplicate || first[1].Duplicate {
 			t.Errorf("first %+v, again %+v; want b once, and all else", first, again)
+		}
+		// P16: other content under the same ID was thrown away with the answer that it was stored.
+		for name, other := range map[string]Event{
+			"data":         {ID: "a", Type: "booking.created", Data: []byte(`"other"`)},
+			"type":         {ID: "a", Type: "booking.cancelled"},
+			"subject":      {ID: "a", Type: "booking.created", Subject: "s"},
+			"content type": {ID: "a", Type: "booking.created", ContentType: "text/plain"},
+		} {
+			r, err := b.PublishWith(t.Context(), PublishOptions{Once: true}, other)
+			if !errors.Is(err, ErrConflict) || r.Outcomes[0].Durability != Refused || !strings.Contains(err.Error(), string(first[0].Position)) {
+				t.Errorf("other %s under the same ID: %v, %+v; want a conflict with the one at %s", name, err, r.Outcomes, first[0].Position)
+			}
 		}
 		// The same ID of another source, or without Once, is another event.
 		if o := once(PublishOptions{Once: true}, Event{ID: "a", Source: "desk", Type: "booking.created"}); o[0].Duplicate {
@@ -252,4 +265,22 @@ func TestP15KeysForgottenEarlyAreShown(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What was remembered before fingerprints were, or is restored without one, is no conflict.
+func TestP16EmptyFingerprintIsLikeAny(t *testing.T) {
+	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
+		b := open(nil)
+		message := []redisstream.Message{encode(&Event{ID: "e", Type: "booking.created"})}
+		for i, step := range []struct {
+			key, print          string
+			duplicate, conflict bool
+		}{{"old", "", false, false}, {"old", "x", true, false}, {"new", "x", false, false}, {"new", "", true, false}, {"new", "y", false, true}} {
+			got, _, err := b.log.AppendOnce(t.Context(), "booking", redisstream.Writer{Name: "w", Seq: uint64(i + 1)}, message,
+				[]redisstream.Seen{{Key: step.key, Window: time.Hour, Print: step.print}})
+			if err != nil || got[0].Duplicate != step.duplicate || got[0].Conflict != step.conflict {
+				t.Errorf("%+v: got %+v, %v", step, got, err)
+			}
+		}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -39,16 +40,14 @@ type problem struct {
 }
 
 // do makes a request and returns status and body; an answer that is no success is an error, unless its status is accepted.
-func (c *serverClient) do(ctx context.Context, method, path string, query url.Values, contentType string, body []byte, accepted ...int) ([]byte, error) {
+func (c *serverClient) do(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte, accepted ...int) ([]byte, error) {
 	target := c.base.JoinPath(path)
 	target.RawQuery = query.Encode()
 	request, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	if contentType != "" {
-		request.Header.Set("Content-Type", contentType)
-	}
+	maps.Copy(request.Header, header)
 	response, err := c.http.Do(request)
 	if err != nil {
 		return nil, err
@@ -90,7 +89,7 @@ func refusal(status int, answer []byte) error {
 }
 
 // publish publishes the events as one batch of CloudEvents.
-func (c *serverClient) publish(ctx context.Context, events []pipeline.Event) ([]receipt, error) {
+func (c *serverClient) publish(ctx context.Context, key string, events []pipeline.Event) ([]receipt, error) {
 	bodies := make([]simpleEvent, len(events))
 	for i, e := range events {
 		bodies[i] = simpleEvent{
@@ -102,7 +101,11 @@ func (c *serverClient) publish(ctx context.Context, events []pipeline.Event) ([]
 	if err != nil {
 		return nil, fmt.Errorf("encode events (a server takes JSON payloads only): %w", err)
 	}
-	answer, err := c.do(ctx, http.MethodPost, "/api/events/publish", nil, pipeline.ContentTypeJSON, body)
+	header := http.Header{"Content-Type": {pipeline.ContentTypeJSON}}
+	if key != "" {
+		header.Set("Idempotency-Key", key)
+	}
+	answer, err := c.do(ctx, http.MethodPost, "/api/events/publish", nil, header, body)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +139,7 @@ type simpleEvent struct {
 
 // history yields what a server answers to a query, a page at a time.
 func (c *serverClient) history(ctx context.Context, query url.Values, yield func(pipeline.Record) error) error {
-	answer, err := c.do(ctx, http.MethodGet, "/api/events/history", query, "", nil)
+	answer, err := c.do(ctx, http.MethodGet, "/api/events/history", query, nil, nil)
 	if err != nil {
 		return err
 	}

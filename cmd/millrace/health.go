@@ -68,7 +68,7 @@ func (o *options) health(cmd *cobra.Command) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return client.do(ctx, http.MethodGet, "/api/events/health", nil, "", nil, http.StatusServiceUnavailable)
+		return client.do(ctx, http.MethodGet, "/api/events/health", nil, nil, nil, http.StatusServiceUnavailable)
 	}
 	bus, err := o.openOnce(ctx, cmd, true)
 	if err != nil {

@@ -20,6 +20,8 @@ type publishVerb struct {
 	event   pipeline.Event // what each event is made from
 	headers []string
 	count   int
+	once    bool
+	key     string
 	out     io.Writer
 	send    func(context.Context, []pipeline.Event) ([]receipt, error)
 }
@@ -37,9 +39,13 @@ func newPublishCommand(o *options) *cobra.Command {
 Without JSON an event has no data; with - each line of stdin is the payload of one event. While Redis is away nothing is
 published and the exit code is 1.
 
+An event with an --id is published once: a repetition within 10 minutes prints the first receipt, as "duplicate", and one with other
+content is refused. --key does so for 24 hours, with an ID of Millrace's own.
+
 Run by a command of "millrace work --exec", it takes correlation and causation from the event that the command handles.`,
 		Example: `  millrace publish booking.created '{"id":1}' --subject booking/1
   millrace publish booking.created --count 1000
+  millrace publish invoice.issued '{"id":7}' --key invoice-7
   jq -c '.[]' bookings.json | millrace publish booking.created - --json`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: p.run,
@@ -55,6 +61,8 @@ Run by a command of "millrace work --exec", it takes correlation and causation f
 	f.StringVar(&p.event.ID, "id", "", "event ID (default: a new one)")
 	f.StringVar(&p.event.ContentType, "content-type", pipeline.ContentTypeJSON, "content type of the data; data that is not JSON is not checked")
 	f.StringArrayVar(&p.headers, "header", nil, "NAME=VALUE, may be repeated")
+	f.BoolVar(&p.once, "once", true, "with --id: publish it only once within 10 minutes, and refuse other content; a server always does")
+	f.StringVar(&p.key, "key", "", "idempotency key: whoever repeats it within 24 hours gets the first answer again")
 	f.IntVar(&p.count, "count", 1, "publish that many events, each with its own ID")
 	return cmd
 }
@@ -76,7 +84,9 @@ func (p *publishVerb) run(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return err
 		}
-		p.send = client.publish
+		p.send = func(ctx context.Context, events []pipeline.Event) ([]receipt, error) {
+			return client.publish(ctx, p.key, events)
+		}
 	} else {
 		bus, err := p.publishing(ctx, cmd)
 		if err != nil {
@@ -86,7 +96,7 @@ func (p *publishVerb) run(cmd *cobra.Command, args []string) error {
 		p.send = func(ctx context.Context, events []pipeline.Event) ([]receipt, error) {
 			ctx, cancel := context.WithTimeout(ctx, oneShotTimeout)
 			defer cancel()
-			r, err := bus.Publish(ctx, events...)
+			r, err := bus.PublishWith(ctx, pipeline.PublishOptions{Once: p.once, Key: p.key}, events...)
 			return receiptsOf(r), err
 		}
 	}
@@ -104,6 +114,15 @@ func (p *publishVerb) prepare(args []string) error {
 	}
 	if p.count > 1 && p.event.ID != "" {
 		return usagef("--id and --count exclude each other: each event has its own ID")
+	}
+	if several := len(args) == 2 && args[1] == "-" || p.count > 1; several && p.key != "" {
+		return usagef("--key names one event: it excludes --count and -")
+	}
+	if p.key != "" && !printable(p.key) {
+		return usagef("--key %q: want 1 to 255 printable ASCII characters", p.key)
+	}
+	if p.server != "" && !p.once {
+		return usagef("--once=false needs --redis: a server publishes an event of your own ID once in any case")
 	}
 	if len(args) == 2 && args[1] != "-" {
 		p.event.Data = []byte(args[1])
@@ -252,7 +271,7 @@ func (p *publishVerb) publish(ctx context.Context, batch []pipeline.Event) error
 		}
 	}
 	var invalid *pipeline.ValidationError
-	if errors.As(err, &invalid) && !errors.Is(err, pipeline.ErrTooLarge) {
+	if errors.As(err, &invalid) && !errors.Is(err, pipeline.ErrTooLarge) || errors.Is(err, pipeline.ErrConflict) {
 		return &usageError{err}
 	}
 	return err
@@ -265,6 +284,7 @@ type receipt struct {
 	Stream     string  `json:"stream"`
 	Position   *string `json:"position"`
 	Durability string  `json:"durability"`
+	Duplicate  bool    `json:"duplicate"` // it was published before, and this is where
 }
 
 // kept reports whether the event is somewhere.
@@ -275,7 +295,7 @@ func (r receipt) kept() bool {
 func receiptsOf(r pipeline.Receipt) []receipt {
 	receipts := make([]receipt, len(r.Outcomes))
 	for i, o := range r.Outcomes {
-		receipts[i] = receipt{ID: o.ID, Type: o.Type, Stream: pipeline.StreamOf(o.Type), Durability: o.Durability.String()}
+		receipts[i] = receipt{ID: o.ID, Type: o.Type, Stream: pipeline.StreamOf(o.Type), Durability: o.Durability.String(), Duplicate: o.Duplicate}
 		if o.Position != "" {
 			position := string(o.Position)
 			receipts[i].Position = &position
@@ -292,6 +312,15 @@ func (p *publishVerb) print(r receipt) error {
 	if r.Position != nil {
 		position = *r.Position
 	}
-	_, err := fmt.Fprintf(p.out, "%s  %s  %s  %s  %s\n", r.Durability, r.Type, r.ID, r.Stream, position)
+	duplicate := ""
+	if r.Duplicate {
+		duplicate = "  duplicate"
+	}
+	_, err := fmt.Fprintf(p.out, "%s  %s  %s  %s  %s%s\n", r.Durability, r.Type, r.ID, r.Stream, position, duplicate)
 	return err
+}
+
+// printable reports whether a server takes the text as Idempotency-Key.
+func printable(key string) bool {
+	return len(key) <= 255 && strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) < 0
 }

@@ -103,7 +103,7 @@ func (a *api) problemOf(r *http.Request, err error, tell func(pipeline.Fault) fa
 		}
 		return p
 	case errors.Is(err, pipeline.ErrConflict):
-		return problem{status: http.StatusUnprocessableEntity, code: "idempotency-conflict", detail: "the Idempotency-Key was used with another body"}
+		return problem{status: http.StatusUnprocessableEntity, code: "idempotency-conflict", detail: "the Idempotency-Key, or the source and ID of the event, was used with other content"}
 	case errors.Is(err, pipeline.ErrUnknown): // first of those that Redis causes: what led to it stands in the same chain
 		return problem{status: http.StatusServiceUnavailable, code: "outcome-unknown", detail: "it may have been stored: repeat it with the same id", retry: true}
 	case errors.Is(err, pipeline.ErrClosed):

@@ -14,7 +14,7 @@ const SeenBound = 1_000_000
 type Seen struct {
 	Key    string // short text without NUL
 	Window time.Duration
-	Print  string // of what is appended, without NUL: another one under the same key is a conflict
+	Print  string // of what is appended, without NUL: another one under the same key is a conflict; empty: whatever it is
 }
 
 // Appended is what became of a message that is appended once.

@@ -6,7 +6,7 @@
 -- ARGV  1 writer  2 sequence  3 emergency limit of the stream's length  4 most keys to remember
 --       then for each message: uuid, metadata, payload, key, window in ms, fingerprint
 -- Result  the writer's last sequence until now, 0 if it had none; and for each message: 0 appended, 1 was there already, 2 the key was used for
---         something else; its position; its event ID. A repetition of the writer's last sequence is answered like the first time. Error
+--         something else (an empty fingerprint is like any); its position; its event ID. A repetition of the writer's last sequence is answered like the first time. Error
 --         STALE: an earlier sequence, a packet that came late.
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = mark and tonumber(mark:match('^%d+')) or 0
@@ -34,7 +34,8 @@ for i = 5, #ARGV, 6 do
   local what = until_ and tonumber(until_) > now and redis.call('HGET', KEYS[4], key)
   if what then
     local position, id, print, of = what:match('^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)$')
-    result[#result + 1] = { print ~= ARGV[i + 5] and 2 or of == tag and 0 or 1, position, id }
+    local other = print ~= '' and ARGV[i + 5] ~= '' and print ~= ARGV[i + 5]
+    result[#result + 1] = { other and 2 or of == tag and 0 or 1, position, id }
   elseif repeated then
     result[#result + 1] = { 0, '', ARGV[i] } -- stored by the first time, and its key had to go since
   else
