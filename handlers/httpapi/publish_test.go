@@ -338,7 +338,7 @@ func TestBodyLimits(t *testing.T) {
 		{"CloudEvent twice as large", "{" + attributes + strings.Repeat("x", 2*unit) + `"}`, []string{isCloudEvent}, 413, 0, unit + 16<<10},
 		{"binary twice as large", strings.Repeat("x", 2*unit), with(plain, "Content-Type: text/plain"), 413, 0, unit + 16<<10},
 		{"list of three", list(unit-100, 3), []string{isJSON}, 202, 4 * unit, 4 * unit},
-		{"batch of three", "[" + strings.Repeat("{"+attributes+strings.Repeat("x", unit-100)+`"},`, 2) + "{" + attributes + `"}]`, []string{isBatch}, 202, 4 * unit, 4 * unit},
+		{"batch of three", "[" + strings.Repeat("{"+attributes+strings.Repeat("x", unit-100)+`"},`, 2) + "{" + attributes + strings.Repeat("x", unit-100) + `"}]`, []string{isBatch}, 202, 4 * unit, 4 * unit},
 		{"list of nine", list(unit-100, 9), []string{isJSON}, 413, 4 << 10, 9 * unit},
 		{"batch of nine", list(unit-100, 9), []string{isBatch}, 413, 0, 9 * unit},
 		{"one whose data is too large for the bus", big(unit), []string{isJSON}, 413, 2 * unit, 2 * unit},
