@@ -177,8 +177,10 @@ func (r *reader) plan(streams []string, room int) readPlan {
 	if c.bus.link != nil {
 		bytes = max(budgetPerMS, int(c.bus.link.roundTrip()*budgetPerMS/time.Millisecond))
 	}
-	room = c.budget.entriesWithin(max(1, room/share), bytes)
-	switch n := len(streams); {
+	// A short way alone is no reason to read streams in turn: that has one entry of each.
+	most, n := max(1, room/share), len(streams)
+	room = max(c.budget.entriesWithin(most, bytes), min(n, c.budget.entries(most)))
+	switch {
 	case room < n:
 		first := turn % n
 		turned := append(slices.Clone(streams[first:]), streams[:first]...)

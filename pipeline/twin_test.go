@@ -76,3 +76,19 @@ func TestG16ReadIsAsLargeAsTheWayIsLong(t *testing.T) {
 		}
 	}
 }
+
+// 64 streams of entries of 16 KiB are read together, not in turn, however near the server is.
+func TestG16NearStreamsAreReadTogether(t *testing.T) {
+	t.Parallel()
+	r := newTestReader(90 * time.Microsecond)
+	for range 20 {
+		r.consumer.budget.brought(10, 10*16<<10)
+	}
+	streams := make([]string, 64)
+	for i := range streams {
+		streams[i] = string(rune('a' + i))
+	}
+	if p := r.plan(streams, 1_000); p.inTurn || p.count != 1 {
+		t.Errorf("in turn %t, %d of each; want one of each at once", p.inTurn, p.count)
+	}
+}
