@@ -86,7 +86,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	if cfg.Redis != nil {
 		b.redis = redisstream.New(redisstream.Config{Redis: cfg.Redis, Namespace: cfg.Namespace, MaxLen: 2 * cfg.HardMaxLen, Appends: cfg.Writers})
 		b.log = b.redis
-		b.confirmed, b.rewind = newConfirmed(cfg.RestoreEvents), make(chan struct{}, 1)
+		b.confirmed, b.rewind = newConfirmed(&cfg), make(chan struct{}, 1)
 		b.ending, b.looked = make(chan struct{}), make(chan struct{})
 		b.mending, b.giveUp = context.WithCancel(b.stopped)
 		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1)}
@@ -106,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		}
 	}
 	for i := range cfg.Writers {
-		w := newWriter(b, fmt.Sprintf("%s-%d", b.instance, i))
+		w := newWriter(b, fmt.Sprintf("%s-%d", b.writersPrefix(), i))
 		b.writers = append(b.writers, w)
 		b.appending.start("append", w.appendLoop)
 	}
@@ -114,6 +114,14 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.loops.start("announce", b.announceStart)
 	}
 	return b, nil
+}
+
+// writersPrefix is what the names of the writers begin with.
+func (b *Bus) writersPrefix() string {
+	if b.cfg.OneShot {
+		return briefPrefix + b.instance
+	}
+	return b.instance
 }
 
 // Mode is how the bus was configured.

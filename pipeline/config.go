@@ -72,6 +72,9 @@ type Config struct {
 	// Health says from when on health calls something a problem.
 	Health HealthLimits
 
+	// OneShot is for a process that publishes a few events and ends, as a command does: Redis remembers its last appends for 10 minutes after each, not for
+	// 30 days. A hundred bytes per stream and process would come to gigabytes where one is started ten times a second. Contradicts SpoolDir.
+	OneShot bool
 	// Announce publishes system.service.started when the bus is open, and system.service.stopping when Close begins: who it is, and since
 	// when. OpenFromEnv does so.
 	Announce bool
@@ -154,6 +157,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.RedisOnly && c.SpoolDir != "" {
 		fault("RedisOnly and SpoolDir contradict each other")
+	}
+	if c.OneShot && c.SpoolDir != "" {
+		fault("OneShot and SpoolDir contradict each other")
 	}
 	return c, errors.Join(faults...)
 }

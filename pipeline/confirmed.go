@@ -14,7 +14,8 @@ import (
 // Each append leaves a mark in Redis (append.lua), in one step and one slot with its entries. So a mark that has gone back, or is gone, tells
 // that the entries of every append behind it are gone too; one that has not tells that they are there, or were trimmed.
 type confirmed struct {
-	most int // events that are kept per stream
+	most    int           // events that are kept per stream
+	markFor time.Duration // see there
 
 	mu      sync.Mutex // guards what follows
 	streams map[string]*confirmedStream
@@ -57,12 +58,18 @@ const (
 	confirmedTotal = 64 << 20
 	// messageBytes is what a message takes beside its texts.
 	messageBytes = 64
-	// markFor is how long a mark is relied on: append.lua forgets those of 30 days ago.
-	markFor = 29 * 24 * time.Hour
+	// markFor is how long a mark is relied on, briefMarkFor that of a one-shot process: marks.lua forgets those of 30 days and of 10 minutes ago.
+	markFor, briefMarkFor = 29 * 24 * time.Hour, 9 * time.Minute
+	// briefPrefix begins the names of the writers of a one-shot process. No other name begins so.
+	briefPrefix = "~"
 )
 
-func newConfirmed(most int) *confirmed {
-	return &confirmed{most: most, streams: map[string]*confirmedStream{}}
+func newConfirmed(cfg *Config) *confirmed {
+	c := &confirmed{most: cfg.RestoreEvents, markFor: markFor, streams: map[string]*confirmedStream{}}
+	if cfg.OneShot {
+		c.markFor = briefMarkFor
+	}
+	return c
 }
 
 // note takes an append into account that was confirmed, with what it has stored, and which one before it Redis knew of. It reports whether Redis
@@ -75,7 +82,7 @@ func (c *confirmed) note(stream string, w redisstream.Writer, before uint64, sto
 		s = &confirmedStream{marks: map[string]confirmedMark{}}
 		c.streams[stream] = s
 	}
-	forgot = s.compare(w.Name, before, s.marks[w.Name].seq)
+	forgot = s.compare(w.Name, before, s.marks[w.Name].seq, c.markFor)
 	mark := s.marks[w.Name]
 	mark.seq, mark.at = w.Seq, time.Now()
 	s.marks[w.Name] = mark
@@ -106,7 +113,7 @@ func (c *confirmed) tidy() {
 	for _, s := range c.streams {
 		s.fit(c.most, c.share())
 		for writer, mark := range s.marks {
-			if time.Since(mark.at) > markFor {
+			if time.Since(mark.at) > c.markFor {
 				delete(s.marks, writer)
 			}
 		}
@@ -143,8 +150,9 @@ func (s *confirmedStream) drop() {
 	}
 }
 
-// compare takes into account what Redis knows of a writer: is, where it should be at least the append should. It reports whether anything is lost.
-func (s *confirmedStream) compare(writer string, is, should uint64) bool {
+// compare takes into account what Redis knows of a writer: is, where it should be at least the append should, unless its mark is too old to be there. It
+// reports whether anything is lost.
+func (s *confirmedStream) compare(writer string, is, should uint64, markFor time.Duration) bool {
 	mark, known := s.marks[writer]
 	if !known || is >= should {
 		return false
@@ -178,7 +186,7 @@ func (c *confirmed) heard(stream, writer string, is uint64) (forgot bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.streams[stream]
-	return s != nil && s.compare(writer, is, s.marks[writer].seq)
+	return s != nil && s.compare(writer, is, s.marks[writer].seq, c.markFor)
 }
 
 // check compares what Redis knows of the writers of a stream with what it knew when asked began.
@@ -190,7 +198,7 @@ func (c *confirmed) check(stream string, writers []string, should, is []uint64) 
 		return // it was removed
 	}
 	for i, w := range writers {
-		s.compare(w, is[i], should[i])
+		s.compare(w, is[i], should[i], c.markFor)
 	}
 }
 
@@ -203,7 +211,7 @@ func (c *confirmed) marks(stream string) (writers []string, seqs []uint64) {
 		return nil, nil
 	}
 	for w, mark := range s.marks {
-		if mark.seq > 0 && time.Since(mark.at) < markFor {
+		if mark.seq > 0 && time.Since(mark.at) < c.markFor {
 			writers, seqs = append(writers, w), append(seqs, mark.seq)
 		}
 	}

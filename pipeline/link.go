@@ -297,7 +297,7 @@ func deniedHint(err error) string {
 		return "upgrade the server"
 	case strings.HasPrefix(text, "WRONGTYPE"):
 		return "the key holds another type: rename it, or use another namespace"
-	case strings.HasPrefix(text, "NOPERM"):
+	case strings.HasPrefix(text, "NOPERM"), strings.Contains(text, "ACL failure in script"): // it names the right
 		return "give the user this right, see ACL SETUSER"
 	case strings.Contains(text, "The user executing the script"):
 		return "ACL LOG names the right that is missing, docs/operations.md all that are needed"

@@ -18,7 +18,7 @@ func (b *Bus) RemoveStream(ctx context.Context, stream string) error {
 		return invalidCall("stream", err.Error())
 	}
 	if b.redis != nil {
-		err := b.redis.Remove(ctx, stream, b.instance)
+		err := b.redis.Remove(ctx, stream, b.writersPrefix())
 		switch redisstream.Classify(err) {
 		case redisstream.None, redisstream.Away, redisstream.Silent, redisstream.Other: // it is carried out, or may be
 			b.confirmed.remove(stream)

@@ -132,16 +132,21 @@ func TestP15RemovalIsNotedFirst(t *testing.T) {
 	server := redistest.Start(t)
 	publish(t, openBus(t, Config{Redis: server.Options()}), Event{ID: "kept", Type: "booking.created"})
 	client := server.Client(t)
-	if err := client.Do(t.Context(), "ACL", "SETUSER", "operator", "on", ">secret", "~*", "+@all", "-set").Err(); err != nil {
-		t.Fatal(err)
-	}
-	options := server.Options()
-	options.Username, options.Password = "operator", "secret"
-	operator := openBus(t, Config{Redis: options})
-	if err := operator.RemoveStream(t.Context(), "booking"); !errors.Is(err, ErrDenied) {
-		t.Errorf("got %v, want it denied", err)
-	}
-	if n, err := client.XLen(t.Context(), "booking").Result(); err != nil || n != 1 {
-		t.Errorf("the stream has %d entries, %v", n, err)
+	for _, right := range []string{"set", "unlink"} {
+		if err := client.Do(t.Context(), "ACL", "SETUSER", right, "on", ">secret", "~*", "+@all", "-"+right).Err(); err != nil {
+			t.Fatal(err)
+		}
+		options := server.Options()
+		options.Username, options.Password = right, "secret"
+		operator := openBus(t, Config{Redis: options})
+		if err := operator.RemoveStream(t.Context(), "booking"); !errors.Is(err, ErrDenied) {
+			t.Errorf("without %s: got %v, want it denied", right, err)
+		}
+		if n, err := client.XLen(t.Context(), "booking").Result(); err != nil || n != 1 {
+			t.Errorf("without %s: the stream has %d entries, %v", right, n, err)
+		}
+		if n := client.Exists(t.Context(), "{booking}:removed").Val(); n != 0 {
+			t.Errorf("without %s: it is noted as removed", right)
+		}
 	}
 }

@@ -409,7 +409,7 @@ func TestF02NoFalseAlarm(t *testing.T) {
 
 func TestConfirmedIsBounded(t *testing.T) {
 	t.Parallel()
-	c := newConfirmed(10)
+	c := newConfirmed(&Config{RestoreEvents: 10})
 	for seq := uint64(1); seq <= 100; seq++ {
 		w := redisstream.Writer{Name: "w", Seq: seq}
 		if c.note("s", w, seq-1, confirmedAppend{first: redisstream.ID{MS: seq}, messages: make([]redisstream.Message, 3)}) {
@@ -433,7 +433,7 @@ func TestConfirmedIsBounded(t *testing.T) {
 // What is kept to be restored is bounded whatever the number of streams, and what is dropped is known to be.
 func TestConfirmedOfManyStreamsIsBounded(t *testing.T) {
 	t.Parallel()
-	c := newConfirmed(1000)
+	c := newConfirmed(&Config{RestoreEvents: 1000})
 	message := redisstream.Message{UUID: "id", Payload: string(make([]byte, 1<<20))}
 	const streams = 100
 	for i := range streams {

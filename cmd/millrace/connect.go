@@ -121,7 +121,7 @@ func (o *options) openOnce(ctx context.Context, cmd *cobra.Command, reads bool) 
 		return nil, errNoAddress(cmd.Name(), cmd.Flags().Lookup("server") != nil)
 	}
 	cfg := o.config(redis)
-	cfg.RedisOnly, cfg.NoPublish = true, reads
+	cfg.RedisOnly, cfg.NoPublish, cfg.OneShot = true, reads, true
 	cfg.Writers = 1 // one after the other: what is published in order is stored in order
 	cfg.OutageAfter = oneShotTimeout - time.Second
 	cfg.Logger = slog.New(slog.DiscardHandler)

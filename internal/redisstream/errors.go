@@ -63,8 +63,8 @@ func classifyReply(text string) Class {
 	switch {
 	case strings.Contains(text, "max number of clients"):
 		return Away
-	case strings.Contains(text, "The user executing the script can't"):
-		return Denied // what NOPERM is outside of a script
+	case strings.Contains(text, "The user executing the script can't"), strings.Contains(text, "ACL failure in script"):
+		return Denied // what NOPERM is outside of a script, until Redis 7.0 and from 7.2
 	case strings.Contains(text, "last possible ID"):
 		return Denied // the stream has run out of IDs (F29): the key must be renamed away
 	case strings.Contains(text, scriptUnknown):

@@ -28,6 +28,8 @@ func TestClassify(t *testing.T) {
 		"NOPERM this user has no permissions to run the 'xadd' command":                                                                  Denied,
 		"NOPERM this user has no permissions to access one of the keys used as arguments":                                                Denied,
 		"The user executing the script can't run this command or subcommand script: 0, on @user_script:23.":                              Denied,
+		"ACL failure in script: User worker has no permissions to run the 'xadd' command script: 0, on @user_script:23.":                 Denied,
+		"ERR ACL failure in script: User worker has no permissions to access one of the keys used as arguments":                          Denied,
 		"The user executing the script can't access at least one of the keys mentioned in the command arguments script: 0, on @user_1:2": Denied,
 		"WRONGPASS invalid username-password pair or user is disabled.":                                                                  Denied,
 		"NOAUTH Authentication required.":                                                                                                Denied,

@@ -160,7 +160,8 @@ func TestG18PendingEntriesAreNotCountedTwice(t *testing.T) {
 	if len(pending) != 150 {
 		t.Fatal(len(pending))
 	}
-	more(2, 250) // 200 go, of which 150 are pending
+	more(2, 100)
+	more(3, 150) // 200 go, of which 150 are pending
 	for _, d := range pending {
 		if err := c.Lose(t.Context(), consumer, d.Ref); err != nil {
 			t.Fatal(err)

@@ -8,7 +8,8 @@
 --         if it had none. A repetition of that one appends nothing and gets the same ID. Error STALE: an earlier sequence, a packet
 --         that came late.
 --
--- Without flags a script is refused as a whole under OOM, so messages are appended all or none.
+-- Without flags a script is refused as a whole under OOM, so messages are appended all or none. For the same reason nothing can fail behind the
+-- first XADD: all that needs another right comes before it.
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = 0
 if mark then
@@ -22,29 +23,17 @@ if mark then
   end
 end
 
+local meta, limit, more = KEYS[3], ARGV[3], (#ARGV - 3) / 3
+-- include trim
+if not mark then
+  -- include marks
+end
+-- include writable
 local first = redis.call('XADD', KEYS[1], '*',
   '_watermill_message_uuid', ARGV[4], 'metadata', ARGV[5], 'payload', ARGV[6])
-local ms = first:match('^%d+')
-local auto = ms .. '-*'
+local auto = first:match('^%d+') .. '-*' -- on Redis 7.0 the time of '*' goes on within a script
 for i = 7, #ARGV, 3 do
   redis.call('XADD', KEYS[1], auto, '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. first)
--- MAXLEN at XADD would stand in the append-only file with the length at this moment. Where that was cut within a transaction, Redis executes its first half
--- together with the next one at the second start after: with an entry more, so the oldest one would be trimmed for it.
-local meta, limit = KEYS[3], ARGV[3]
--- include trim
-
--- A new writer pays for the old ones: a sample of the marks is looked at, and those of 30 days ago go. A process has a
--- new writer at each start, so the hash stays about as large as the number of starts in 30 days.
-if not mark then
-  local now = tonumber(redis.call('TIME')[1]) * 1000 -- not the stream's clock, which an entry of the future carries away
-  local sample = redis.call('HRANDFIELD', KEYS[2], 32, 'WITHVALUES')
-  for i = 1, #sample, 2 do
-    local at = sample[i + 1]:match(' (%d+)')
-    if tonumber(at) < now - 2592000000 then
-      redis.call('HDEL', KEYS[2], sample[i])
-    end
-  end
-end
 return first .. ' ' .. last

@@ -9,6 +9,12 @@
 local mark = redis.call('HGET', KEYS[2], ARGV[1])
 local last = mark and mark:match('^%d+') or '0'
 if last ~= ARGV[2] then return { 0, last, '' } end
+local meta, limit, more = KEYS[3], ARGV[4], (#ARGV - 4) / 3
+-- include trim
+if not mark then
+  -- include marks
+end
+-- include writable
 local first = redis.call('XADD', KEYS[1], '*',
   '_watermill_message_uuid', ARGV[5], 'metadata', ARGV[6], 'payload', ARGV[7])
 local auto = first:match('^%d+') .. '-*' -- on Redis 7.0 the time of '*' goes on within a script
@@ -16,6 +22,4 @@ for i = 8, #ARGV, 3 do
   redis.call('XADD', KEYS[1], auto, '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3] .. ' ' .. first)
-local meta, limit = KEYS[3], ARGV[4]
--- include trim
 return { 1, ARGV[3], first }

@@ -16,7 +16,7 @@ for _, command in ipairs({
 }) do
   local answer = redis.pcall(unpack(command))
   if type(answer) == 'table' and answer.err then
-    if answer.err:find("can't run this command", 1, true) then
+    if answer.err:find("can't run this command", 1, true) or answer.err:find('ACL failure in script', 1, true) then -- until 7.0, and from 7.2
       return redis.error_reply('NOPERM this user has no permissions to run the ' .. command[1] .. ' command')
     end
     return answer

@@ -39,8 +39,9 @@ local function take(lane, id, count)
   if entry then
     redis.call('XCLAIM', key, ARGV[1], ARGV[2], 0, id, 'JUSTID')
   else
-    redis.call('XACK', key, ARGV[1], id)
+    redis.call('XACK', key, ARGV[1], '0-0') -- without the right to it, it would be counted each time
     redis.call('HINCRBY', KEYS[4], 'lost:' .. ARGV[1], 1)
+    redis.call('XACK', key, ARGV[1], id)
   end
   found[#found + 1] = { lane, id, entry and entry[2] or false, count }
   left = left - 1

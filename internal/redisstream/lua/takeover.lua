@@ -30,8 +30,9 @@ for lane = 0, 1 do
       result[#result + 1] = { lane, id, entry[2], p[4] }
     else
       -- Redis 7.0 would drop it from the pending list without a word when it is claimed.
-      redis.call('XACK', key, ARGV[1], id)
+      redis.call('XACK', key, ARGV[1], '0-0') -- without the right to it, it would be counted each time
       redis.call('HINCRBY', KEYS[4], 'lost:' .. ARGV[1], 1)
+      redis.call('XACK', key, ARGV[1], id)
       result[#result + 1] = { lane, id, false, p[4] }
     end
   end

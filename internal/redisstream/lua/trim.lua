@@ -1,7 +1,11 @@
--- Trims the stream KEYS[1] if an append has made it longer than limit, and adds what each group loses
--- thereby to lost:GROUP in meta. The scripts that append include it behind the append. While the
--- stream is less than 100 entries beyond its limit, the most that Redis packs into a node, nothing
--- but its length is asked for, and no function is made: five would cost a small append 5 %.
+-- Trims the stream KEYS[1] if more entries than it has room for up to its limit are about to come, and adds
+-- what each group loses thereby to lost:GROUP in meta. The scripts that append include it before the append: it
+-- may fail. While the stream is going to be less than 100 entries beyond its limit, the most that Redis packs
+-- into a node, nothing but its length is asked for, and no function is made: five would cost a small append 5 %.
+--
+-- MAXLEN at XADD would stand in the append-only file with the length at this moment. Where that was cut within a
+-- transaction, Redis executes its first half together with the next one at the second start after: with an entry more,
+-- so the oldest one would be trimmed for it.
 --
 -- Lost to a group are the entries that are removed behind its last-delivered-id. Those before it
 -- have been delivered: if they are pending still, whoever comes upon them counts them (lose.lua,
@@ -18,7 +22,7 @@
 -- XTRIM by MINID with LIMIT writes IDs to the append-only file, where MAXLEN would write a length
 -- (ADR 0008); with ~ and LIMIT it removes whole nodes from the front, as many as fit into the
 -- limit.
-local over = redis.call('XLEN', KEYS[1]) - limit
+local over = redis.call('XLEN', KEYS[1]) + more - limit
 if over >= 100 then
   -- include id
   over = math.min(over, 10000) -- a script must not hold the server up; the next append goes on
@@ -38,6 +42,8 @@ if over >= 100 then
   end
   table.sort(places, function(a, b) return behind(b, a) end)
 
+  -- What comes last is tried first, where it changes nothing: without the right to it, what is trimmed would not be counted.
+  if places[1] then redis.call('HINCRBY', meta, 'lost:' .. groups[places[1]][1], 0) end
   local removed = 0
   local function remove(id)
     if removed < over then
