@@ -25,6 +25,7 @@ type memory struct {
 
 	mu      sync.Mutex // guards what follows, and everything in it
 	streams map[string]*memoryStream
+	claims  memoryStream               // of which only what it has seen is used: idempotency keys
 	waiting map[string][]chan struct{} // by stream: they are told when there may be something to read
 	closed  bool
 }

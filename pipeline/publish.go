@@ -25,8 +25,8 @@ type PublishOptions struct {
 	// again what is Unknown.
 	Once bool
 	// Key does the same for the call as a whole, for 24 hours: the events of another call with this key, each by its place in the call, are answered
-	// with the outcomes of the first, or refused with ErrConflict where they are not the same. A stream remembers 1,000,000 of both in
-	// Redis and 100,000 in memory; the oldest go first.
+	// with the outcomes of the first, or refused with ErrConflict where they are not the same, whichever their streams. A stream remembers 1,000,000 of
+	// both in Redis and 100,000 in memory; the oldest go first. It costs a round trip of its own, and is for a call as a whole only while Redis is there.
 	Key string
 }
 
@@ -75,9 +75,12 @@ func (b *Bus) publishAs(ctx context.Context, o PublishOptions, events []Event, i
 		waiting[i] = pending{call: c, index: i, stream: stamped[i].Stream(), message: messages[i], once: o.seenOf(i, len(events), &events[i], &stamped[i]),
 			subject: stamped[i].Subject, spoolable: o.Scope == Everywhere}
 	}
-	if o.Scope == LocalOnly {
+	switch err := b.claim(ctx, o, waiting); {
+	case err != nil:
+		b.refuseAll(waiting, err)
+	case o.Scope == LocalOnly:
 		b.publishLocally(waiting)
-	} else {
+	default:
 		b.queue(ctx, o.Scope, waiting)
 	}
 	outcomes := c.wait(ctx)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -34,6 +35,39 @@ func (o PublishOptions) seenOf(index, of int, given, stamped *Event) *redisstrea
 func short(format string, args ...any) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, format, args...))
 	return base64.RawURLEncoding.EncodeToString(sum[:])[:22]
+}
+
+// claim refuses a call whose key was used for another one. Each stream remembers the keys of its own events; what a key was used for elsewhere only
+// their common place tells. Where Redis is away that can't be asked, and the call goes its way.
+func (b *Bus) claim(ctx context.Context, o PublishOptions, waiting []pending) error {
+	if o.Key == "" {
+		return nil
+	}
+	log := streamLog(b.log)
+	if o.Scope == LocalOnly {
+		log = b.local
+	} else if b.isAway() {
+		return nil
+	}
+	var content strings.Builder
+	for i := range waiting {
+		content.WriteString(waiting[i].stream + "\x00" + waiting[i].once.Print + "\x00")
+	}
+	print := short("%s", content.String())
+	used, err := log.Claim(ctx, short("key\x00%s", o.Key), print+" "+waiting[0].stream+" "+waiting[0].message.UUID, keyWindow)
+	switch redisstream.Classify(err) {
+	case redisstream.None:
+	case redisstream.BackPressure, redisstream.Denied:
+		return b.redisError("remember the idempotency key", "", err)
+	default:
+		return nil // the append meets the same, and says how safe the events are
+	}
+	standing, by, _ := strings.Cut(used, " ")
+	if standing != print {
+		stream, id, _ := strings.Cut(by, " ")
+		return fmt.Errorf("%w, by a call that began with the event %s of stream %s", ErrConflict, id, stream)
+	}
+	return nil
 }
 
 // appended tells the callers what became of events that are appended once.
@@ -97,6 +131,17 @@ func (m *memory) AppendOnce(_ context.Context, stream string, _ redisstream.Writ
 		s.see(one, memorySeen{appended[i], one.Print, time.Now().Add(one.Window)})
 	}
 	return appended, 0, nil
+}
+
+// Claim remembers for what an idempotency key is used.
+func (m *memory) Claim(_ context.Context, key, what string, window time.Duration) (used string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known, ok := m.claims.seen[key]; ok && time.Now().Before(known.until) {
+		return known.print, nil
+	}
+	m.claims.see(redisstream.Seen{Key: key}, memorySeen{print: what, until: time.Now().Add(window)})
+	return what, nil
 }
 
 func (s *memoryStream) see(one redisstream.Seen, what memorySeen) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,6 +80,8 @@ func TestPublishUnderAKey(t *testing.T) {
 		}
 		for name, other := range map[string][]Event{
 			"other data":  {{Type: "booking.created", Data: []byte("3")}, two[1]},
+			"elsewhere":   {{Type: "order.created", Data: []byte("1")}},
+			"one more":    {two[0], two[1], {Type: "order.created"}},
 			"other type":  {{Type: "booking.cancelled", Data: []byte("1")}, two[1]},
 			"fewer":       two[:1],
 			"other order": {{Type: "booking.created", Data: []byte("2")}, {Type: "invoice.issued", Data: []byte("1")}},
@@ -283,4 +286,66 @@ func TestP16EmptyFingerprintIsLikeAny(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Callers who use one key for events of different streams at the same time: one call is carried out, as a whole, whichever bus they use.
+func TestP15KeyForAnotherStreamIsAConflict(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	buses := []*Bus{openBus(t, Config{Redis: server.Options()}), openBus(t, Config{Redis: server.Options(), RedisOnly: true})}
+	for round := range 20 {
+		var wg sync.WaitGroup
+		var stored, conflicts atomic.Int32
+		for i, eventType := range []string{"booking.created", "order.created", "invoice.issued", "user.invited"} {
+			wg.Go(func() {
+				_, err := buses[i%2].PublishWith(t.Context(), PublishOptions{Key: fmt.Sprint("k", round)}, Event{Type: eventType}, Event{Type: "common.event"})
+				switch {
+				case err == nil:
+					stored.Add(1)
+				case errors.Is(err, ErrConflict):
+					conflicts.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if stored.Load() != 1 || conflicts.Load() != 3 {
+			t.Fatalf("%d calls are stored and %d are conflicts, want 1 and 3", stored.Load(), conflicts.Load())
+		}
+	}
+	if n := len(records(t, buses[0], Query{Limit: 100})); n != 40 {
+		t.Errorf("%d events, want 2 of each round", n)
+	}
+}
+
+// A call with a key is kept while Redis is away, like any other.
+func TestP15KeyedCallIsSpooled(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir(), OutageAfter: 200 * time.Millisecond})
+	server.Kill(t)
+	r, err := b.PublishWith(t.Context(), PublishOptions{Key: "k"}, Event{Type: "booking.created"})
+	if err != nil || r.Outcomes[0].Durability != Spooled {
+		t.Errorf("%+v, %v", r.Outcomes, err)
+	}
+}
+
+// A publisher who may not remember keys is told so, and nothing is stored.
+func TestP15KeyedCallWithoutTheRight(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	if err := server.Client(t).Do(t.Context(), "ACL", "SETUSER", "worker", "on", ">secret", "%RW~booking", "%RW~{booking}:*", "%RW~millrace:registry:streams", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	options := server.Options()
+	options.Username, options.Password = "worker", "secret"
+	b := openBus(t, Config{Redis: options})
+	if _, err := b.PublishWith(t.Context(), PublishOptions{Key: "k"}, Event{Type: "booking.created"}); !errors.Is(err, ErrDenied) {
+		t.Errorf("got %v, want it denied", err)
+	}
+	publish(t, b, Event{Type: "booking.created"})
+	if n := len(records(t, b, Query{Source: FromRedis})); n != 1 {
+		t.Errorf("%d events are stored, want 1", n)
+	}
 }

@@ -25,6 +25,8 @@ type streamLog interface {
 	Append(ctx context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (first redisstream.ID, before uint64, err error)
 	// AppendOnce is Append for messages that have a key each: one whose key was appended within its window is not appended again.
 	AppendOnce(ctx context.Context, stream string, w redisstream.Writer, messages []redisstream.Message, seen []redisstream.Seen) (appended []redisstream.Appended, before uint64, err error)
+	// Claim remembers for what an idempotency key is used, whatever the stream, unless it is used already, and returns what it is used for.
+	Claim(ctx context.Context, key, what string, window time.Duration) (used string, err error)
 	// Range returns up to count entries from from to to, both included; with reverse the newest first.
 	Range(ctx context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error)
 	// Tail waits until there are entries behind one of the given IDs or block has passed, and returns up to count of each stream.

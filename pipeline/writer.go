@@ -374,6 +374,15 @@ func (b *Bus) failed(batch []*pending, stream string, certain bool, err error) {
 	}
 }
 
+// refuseAll ends the events of a call before they are queued.
+func (b *Bus) refuseAll(events []pending, err error) {
+	of := make([]*pending, len(events))
+	for i := range events {
+		of[i] = &events[i]
+	}
+	b.refuse(of, err)
+}
+
 // refuse ends events that never reached the front of the queue.
 func (b *Bus) refuse(events []*pending, err error) {
 	b.published.add(Refused, len(events))

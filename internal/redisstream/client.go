@@ -115,6 +115,7 @@ var sources embed.FS
 var (
 	appendScript   = load("append")
 	onceScript     = load("append_once")
+	claimScript    = load("claim")
 	drainScript    = load("drain")
 	probeScript    = load("probe")
 	joinScript     = load("join")

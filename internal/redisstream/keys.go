@@ -1,5 +1,10 @@
 package redisstream
 
+import (
+	"hash/fnv"
+	"strconv"
+)
+
 // All keys are made in this file. A stream "booking" in namespace "acme" is the key "acme:booking"; its companions carry
 // that key as their hash tag, "{acme:booking}:meta", so that a stream and all that belongs to it share one Cluster slot
 // (a key without braces hashes as a whole) and every script is a single-slot script.
@@ -61,6 +66,13 @@ func (c *Client) aliveKey(stream, group string) string { return c.companion(stre
 // registryKey is the set of the names of all streams. Its two colons keep it apart from any stream: the key of one has at most one, behind
 // its namespace.
 func (c *Client) registryKey() string { return c.streamKey("millrace:registry:streams") }
+
+// claimsKey is a hash of what idempotency keys are used for. There are several, so that in Cluster a shard that is away concerns the keys of its own only.
+func (c *Client) claimsKey(key string) string {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(key)) // never fails
+	return c.streamKey("millrace:registry:keys:" + strconv.Itoa(int(hash.Sum32()%claimHashes)))
+}
 
 // probeKey is never there; see Ping.
 func (c *Client) probeKey() string { return "{" + c.registryKey() + "}:probe" }
