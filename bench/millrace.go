@@ -32,7 +32,7 @@ func runMillrace(ctx context.Context, s spec) (sample, error) {
 		return nil, err
 	}
 	cfg := loadgen.Config{
-		Type: eventType, Group: group, Events: s.Events, Publishers: s.Publishers, Batch: s.Batch, Payload: s.Payload, Subjects: s.Subjects,
+		Type: eventType, Group: group, Events: s.Events, Publishers: s.Publishers, Batch: s.Batch, Payload: s.Payload, Subjects: s.Subjects, Streams: s.Streams,
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	if s.Kind == kindLatency {

@@ -106,9 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		}
 	}
 	for i := range cfg.Writers {
-		w := newWriter(b, fmt.Sprintf("%s-%d", b.writersPrefix(), i))
-		b.writers = append(b.writers, w)
-		b.appending.start("append", w.appendLoop)
+		b.writers = append(b.writers, newWriter(b, fmt.Sprintf("%s-%d", b.writersPrefix(), i)))
 	}
 	if cfg.Announce {
 		b.loops.start("announce", b.announceStart)

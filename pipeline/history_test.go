@@ -395,7 +395,8 @@ func TestFollowSeveralStreamsInCluster(t *testing.T) {
 		return strings.Contains(client.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
 	})
 	b := openBus(t, Config{Redis: &redis.UniversalOptions{Addrs: []string{server.Addr()}, IsClusterMode: true}})
-	publish(t, b, Event{ID: "1", Type: "aaa.x"}, Event{ID: "2", Type: "bbb.x"})
+	publish(t, b, Event{ID: "1", Type: "aaa.x"})
+	publish(t, b, Event{ID: "2", Type: "bbb.x"})
 	for _, patterns := range [][]string{nil, {"aaa.*"}} {
 		f := follow(t, b, Query{Patterns: patterns})
 		f.next(t)

@@ -181,7 +181,7 @@ func (b *Bus) turn() int {
 	n := len(b.writers)
 	turn := int(b.nextTurn.Add(1) % uint64(n))
 	for i := range n {
-		if at := (turn + i) % n; b.writers[at].idle.Load() {
+		if at := (turn + i) % n; b.writers[at].isIdle() {
 			return at
 		}
 	}

@@ -17,10 +17,12 @@ func TestP15QueueIsBoundedInBytes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(&Bus{cfg: Config{QueueEvents: 100, QueueBytes: 10_000}}, "w")
+		q := w.queue("booking")
+		q.working = true // this test does the work
 		events := func(n, bytes int) (events []*pending, of *call) {
 			of = newCall(n)
 			for i := range n {
-				events = append(events, &pending{call: of, index: i, message: redisstream.Message{Payload: string(make([]byte, bytes))}})
+				events = append(events, &pending{call: of, index: i, stream: "booking", message: redisstream.Message{Payload: string(make([]byte, bytes))}})
 			}
 			return events, of
 		}
@@ -28,12 +30,12 @@ func TestP15QueueIsBoundedInBytes(t *testing.T) {
 		ended := make(chan struct{})
 		three, _ := events(3, 4_000)
 		go func() { w.put(ctx, three); ended <- struct{}{} }()
-		if synctest.Wait(); len(w.queue) != 2 {
-			t.Fatalf("%d events of 4 kB wait in a queue of 10 kB, want 2", len(w.queue))
+		if synctest.Wait(); len(q.events) != 2 {
+			t.Fatalf("%d events of 4 kB wait in a queue of 10 kB, want 2", len(q.events))
 		}
-		w.take()
+		q.take()
 		<-ended // the third has room
-		w.take()
+		q.take()
 		large, _ := events(1, 50_000)
 		w.put(ctx, large) // into an empty queue
 

@@ -166,21 +166,22 @@ func TestPublishOnceKeepsTheOrderOfASubject(t *testing.T) {
 	}
 }
 
-func TestTogetherKeepsOrder(t *testing.T) {
+func TestOneAppendIsOfOneKind(t *testing.T) {
 	t.Parallel()
+	w := newWriter(&Bus{cfg: Config{QueueEvents: 100, QueueBytes: 10_000}}, "w")
+	q := w.queue("a")
+	q.working = true // this test does the work
 	once := &redisstream.Seen{}
-	batch := []*pending{{index: 0, stream: "a"}, {index: 1, stream: "b"}, {index: 2, stream: "a"}, {index: 3, stream: "a", once: once}, {index: 4, stream: "a"}, {index: 5, stream: "b"}}
+	w.put(t.Context(), []*pending{{index: 0, stream: "a"}, {index: 1, stream: "a"}, {index: 2, stream: "a", once: once}, {index: 3, stream: "a"}})
 	var got [][]int
-	for len(batch) > 0 {
-		n := together(batch)
+	for batch := q.take(); len(batch) > 0; batch = q.take() {
 		var indexes []int
-		for _, p := range batch[:n] {
+		for _, p := range batch {
 			indexes = append(indexes, p.index)
 		}
 		got = append(got, indexes)
-		batch = batch[n:]
 	}
-	if diff := cmp.Diff([][]int{{0, 2}, {1, 5}, {3}, {4}}, got); diff != "" {
+	if diff := cmp.Diff([][]int{{0, 1}, {2}, {3}}, got); diff != "" {
 		t.Errorf("appends (-want +got):\n%s", diff)
 	}
 }

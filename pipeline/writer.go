@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,56 +67,76 @@ func (p *pending) size() int {
 	return len(p.message.UUID) + len(p.message.Metadata) + len(p.message.Payload)
 }
 
-// writer appends what is queued in front of it, one append at a time: group commit without waiting for company. Its name and
-// sequence make an append that is repeated after a lost reply harmless.
+// writer appends what is queued in front of it: for each stream one append at a time, group commit without waiting for company, and streams side by
+// side, so that one which Redis refuses, or of which the shard is away, holds up no other. Its name and the sequence at a stream make an append that is
+// repeated after a lost reply harmless.
 type writer struct {
 	bus  *Bus
 	name string
-	seq  uint64 // used by appendLoop only, like renamed
 
-	renamed int // how often it was
-
-	idle atomic.Bool // it has no append under way: what is queued now leaves at once
+	busy  atomic.Int32      // how many appends are under way
+	ready chan *streamQueue // to a worker that has nothing to do; closed with the writer
 
 	mu     sync.Mutex // guards what follows
-	queue  []*pending
-	bytes  int64 // in the queue
+	queues map[string]*streamQueue
+	events int   // in them
+	bytes  int64 // of these
 	closed bool
-	filled *sync.Cond    // queue is not empty, or closed
 	room   chan struct{} // there while somebody waits; closed when there is room
 }
 
+// streamQueue is what waits in front of a writer for one stream.
+type streamQueue struct {
+	writer  *writer
+	stream  string
+	mark    redisstream.Writer // of the last append; the worker's, like what follows
+	renamed int                // how often it was
+	busy    bool               // an append is under way
+
+	events  []*pending // guarded by the writer's lock, as what follows
+	bytes   int64
+	working bool // a worker has it
+	failing bool // its append is being repeated
+}
+
 func newWriter(b *Bus, name string) *writer {
-	w := &writer{bus: b, name: name}
-	w.filled = sync.NewCond(&w.mu)
-	return w
+	return &writer{bus: b, name: name, ready: make(chan *streamQueue), queues: map[string]*streamQueue{}}
+}
+
+// isIdle reports whether no append is under way: what is queued now leaves at once.
+func (w *writer) isIdle() bool { return w.busy.Load() == 0 }
+
+// queue returns the queue of a stream. The lock is held.
+func (w *writer) queue(stream string) *streamQueue {
+	q := w.queues[stream]
+	if q == nil {
+		q = &streamQueue{writer: w, stream: stream, mark: redisstream.Writer{Name: w.name}}
+		w.queues[stream] = q
+	}
+	return q
 }
 
 // put queues the events in their order. It waits for room until ctx ends; then those that did not fit are refused.
 func (w *writer) put(ctx context.Context, events []*pending) {
-	for len(events) > 0 {
+	for {
 		w.mu.Lock()
 		if w.closed {
 			w.mu.Unlock()
 			w.bus.refuse(events, ErrClosed)
 			return
 		}
-		n, cfg := 0, &w.bus.cfg
-		for n < len(events) && len(w.queue)+n < cfg.QueueEvents && (w.bytes == 0 || w.bytes+int64(events[n].size()) <= cfg.QueueBytes) {
-			w.bytes += int64(events[n].size())
-			n++
+		for len(events) > 0 && w.add(events[0]) {
+			events = events[1:]
 		}
-		w.queue = append(w.queue, events[:n]...)
-		events = events[n:]
-		if len(events) > 0 && w.room == nil {
+		if len(events) == 0 {
+			w.mu.Unlock()
+			return
+		}
+		if w.room == nil {
 			w.room = make(chan struct{})
 		}
 		room := w.room
-		w.filled.Signal()
 		w.mu.Unlock()
-		if len(events) == 0 {
-			return
-		}
 		select {
 		case <-room:
 		case <-ctx.Done():
@@ -127,33 +146,72 @@ func (w *writer) put(ctx context.Context, events []*pending) {
 	}
 }
 
-// take waits for events and removes up to one flush of them; nil when the writer is closed and empty.
+// add queues an event, if there is room. A stream whose append is being repeated leaves as much room to the others as it takes. The lock is held.
+func (w *writer) add(p *pending) bool {
+	q, size := w.queue(p.stream), int64(p.size())
+	events, bytes := w.bus.cfg.QueueEvents-w.events, w.bus.cfg.QueueBytes-w.bytes
+	if events <= 0 || w.bytes > 0 && bytes < size || q.failing && (len(q.events) >= events || q.bytes >= bytes) {
+		return false
+	}
+	q.events = append(q.events, p)
+	q.bytes += size
+	w.events++
+	w.bytes += size
+	if q.working {
+		return true
+	}
+	q.working = true
+	select {
+	case w.ready <- q:
+	default: // no worker waits
+		w.bus.appending.start("append", func() { w.work(q) })
+	}
+	return true
+}
+
+// work sends what is queued for a stream until nothing is, and then for those that have nobody to do so.
+func (w *writer) work(q *streamQueue) {
+	for there := true; there; q, there = <-w.ready {
+		for batch := q.take(); len(batch) > 0; batch = q.take() {
+			q.append(batch)
+		}
+	}
+}
+
+// take removes up to one append of events: those at the front that are appended once, or those that are not. Where there are none, nobody works for the
+// queue any more.
 //
 // Callers that can run now have their turn before it takes: those that the last append has woken publish again at once, and would each time
 // find that the next append has just left with one event of the fastest of them. That is no linger: nothing is waited for.
-func (w *writer) take() []*pending {
-	w.idle.Store(true)
-	defer w.idle.Store(false)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for len(w.queue) == 0 && !w.closed {
-		w.filled.Wait()
+func (q *streamQueue) take() []*pending {
+	w := q.writer
+	if q.busy {
+		q.busy = false
+		w.busy.Add(-1)
 	}
-	w.mu.Unlock()
 	runtime.Gosched()
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(q.events) == 0 {
+		q.working = false
+		return nil
+	}
+	q.busy = true
+	w.busy.Add(1)
 	n, bytes := 0, 0
-	for n < len(w.queue) && n < flushEvents && (n == 0 || bytes+w.queue[n].size() <= flushBytes) {
-		bytes += w.queue[n].size()
+	for n < len(q.events) && n < flushEvents && (n == 0 || bytes+q.events[n].size() <= flushBytes) && (q.events[n].once == nil) == (q.events[0].once == nil) {
+		bytes += q.events[n].size()
 		n++
 	}
+	q.bytes -= int64(bytes)
 	w.bytes -= int64(bytes)
-	batch := slices.Clone(w.queue[:n])
-	clear(w.queue[:n])
-	if n < len(w.queue) {
-		w.queue = w.queue[n:]
+	w.events -= n
+	batch := slices.Clone(q.events[:n])
+	clear(q.events[:n])
+	if n < len(q.events) {
+		q.events = q.events[n:]
 	} else {
-		w.queue = w.queue[:0] // the next one needs no memory of its own
+		q.events = q.events[:0] // the next one needs no memory of its own
 	}
 	if w.room != nil {
 		close(w.room) // wakes every caller that waits; each looks for itself
@@ -162,92 +220,72 @@ func (w *writer) take() []*pending {
 	return batch
 }
 
-// close lets the queue run empty and ends the loop then.
+// close takes nothing new. Workers end when their queues are empty.
 func (w *writer) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	w.filled.Signal()
+	close(w.ready)
 }
 
-// appendLoop sends what is queued until the writer is closed.
-func (w *writer) appendLoop() {
-	for batch := w.take(); len(batch) > 0; batch = w.take() {
-		for len(batch) > 0 {
-			n := together(batch)
-			w.append(batch[:n])
-			batch = batch[n:]
-		}
-	}
+// fails notes whether the append under way is being repeated.
+func (q *streamQueue) fails(failing bool) {
+	q.writer.mu.Lock()
+	defer q.writer.mu.Unlock()
+	q.failing = failing
 }
 
-// together moves the events that one append may carry with the first one to the front, without changing their order, and counts them: those of its
-// stream, up to one that is appended once where it is not, or the other way round.
-func together(batch []*pending) int {
-	first := batch[0]
-	n := 1
-	for n < len(batch) && batch[n].stream == first.stream && (batch[n].once == nil) == (first.once == nil) {
-		n++
-	}
-	if n == len(batch) {
-		return n
-	}
-	rest := make([]*pending, 0, len(batch)-n)
-	ended := false
-	for _, p := range batch[n:] {
-		ended = ended || p.stream == first.stream && (p.once == nil) != (first.once == nil)
-		if p.stream == first.stream && !ended {
-			batch[n] = p
-			n++
-		} else {
-			rest = append(rest, p)
-		}
-	}
-	copy(batch[n:], rest)
-	return n
-}
-
-// append stores the events of one stream, repeating the same append while Redis is away, until the bus gives up on it.
-func (w *writer) append(batch []*pending) {
-	state := w.bus.State()                             // one look, and the same answer for all of them
-	spooled, batch := w.bus.spool.divide(state, batch) // Redis has gone away while they were queued, or others of their subject had to be spooled
-	w.bus.spool.keep(spooled)
+// append stores events, repeating the same append while Redis is away, until the bus gives up on it.
+func (q *streamQueue) append(batch []*pending) {
+	b := q.writer.bus
+	state := b.State()                             // one look, and the same answer for all of them
+	spooled, batch := b.spool.divide(state, batch) // Redis has gone away while they were queued, or others of their subject had to be spooled
+	b.spool.keep(spooled)
 	if len(batch) == 0 {
 		return
 	}
-	w.seq++
+	q.mark.Seq++
 	messages := make([]redisstream.Message, len(batch))
 	for i, p := range batch {
 		messages[i] = p.message
 	}
-	stream := batch[0].stream
-	if b := w.bus; b.link != nil && state.isAway() {
+	if b.link != nil && state.isAway() {
 		b.refuse(batch, b.link.unavailable("append")) // it has become so while they were queued
 		return
 	}
-	certain := true // that nothing was stored
-	ctx, cancel := context.WithTimeoutCause(w.bus.stopped, w.bus.cfg.OutageAfter, errOutage)
+	deadline := time.Now().Add(b.cfg.OutageAfter)
+	if err := q.send(withDeadline{b.stopped, deadline}, batch, messages); err != nil {
+		q.repeat(deadline, batch, messages, err)
+	}
+}
+
+// repeat makes an append that failed again while Redis is away, until the deadline.
+func (q *streamQueue) repeat(deadline time.Time, batch []*pending, messages []redisstream.Message, err error) {
+	b := q.writer.bus
+	ctx, cancel := context.WithDeadlineCause(b.stopped, deadline, errOutage)
 	defer cancel()
+	q.fails(true)
+	defer q.fails(false)
+	certain := true // that nothing was stored
 	for attempt := 0; ; attempt++ {
-		err := w.send(ctx, batch, messages)
-		if err == nil {
+		certain = certain && (redisstream.NotSent(err) || b.redis == nil)
+		if redisstream.Classify(err) != redisstream.Away || !b.waitForRedis(ctx, attempt) {
+			q.giveUp(batch, certain, err)
 			return
 		}
-		certain = certain && (redisstream.NotSent(err) || w.bus.redis == nil)
-		if redisstream.Classify(err) == redisstream.Away && w.bus.waitForRedis(ctx, attempt) {
-			continue
+		if err = q.send(ctx, batch, messages); err == nil {
+			return
 		}
-		w.giveUp(batch, stream, certain, err)
-		return
 	}
 }
 
 // giveUp ends an append that failed. Where Redis is away what may be spooled is.
-func (w *writer) giveUp(batch []*pending, stream string, certain bool, err error) {
+func (q *streamQueue) giveUp(batch []*pending, certain bool, err error) {
+	b := q.writer.bus
 	class := redisstream.Classify(err)
 	away := class == redisstream.Away || class == redisstream.ReadOnly || errors.Is(err, errOutage) || errors.Is(err, context.DeadlineExceeded)
-	if w.bus.spool == nil || !away || w.bus.stopped.Err() != nil {
-		w.bus.failed(batch, stream, certain, err)
+	if b.spool == nil || !away || b.stopped.Err() != nil {
+		b.failed(batch, q.stream, certain, err)
 		return
 	}
 	spoolable := batch[:0:0]
@@ -261,31 +299,30 @@ func (w *writer) giveUp(batch []*pending, stream string, certain bool, err error
 	}
 	switch {
 	case certain:
-		w.bus.failed(others, stream, true, err)
-		w.bus.spool.keep(spoolable)
+		b.failed(others, q.stream, true, err)
+		b.spool.keep(spoolable)
 	case len(spoolable) == 0:
-		w.bus.failed(batch, stream, false, err)
+		b.failed(batch, q.stream, false, err)
 	default:
 		// The append as a whole is what may have been carried out, so it is what is repeated. This writer goes on under another name: an append of
 		// its own would make that one come too late.
-		w.bus.failed(others, stream, false, err)
-		w.bus.spool.keepDoubtful(batch, redisstream.Writer{Name: w.name, Seq: w.seq}, spoolable)
-		w.renamed++
-		w.seq = 0
-		w.name = fmt.Sprintf("%s.%d", strings.TrimSuffix(w.name, fmt.Sprintf(".%d", w.renamed-1)), w.renamed)
+		b.failed(others, q.stream, false, err)
+		b.spool.keepDoubtful(batch, q.mark, spoolable)
+		q.renamed++
+		q.mark = redisstream.Writer{Name: fmt.Sprintf("%s.%d", q.writer.name, q.renamed)}
 	}
 }
 
 // send makes one attempt at an append, and tells the callers if it succeeds.
-func (w *writer) send(ctx context.Context, batch []*pending, messages []redisstream.Message) error {
-	mark, stream := redisstream.Writer{Name: w.name, Seq: w.seq}, batch[0].stream
+func (q *streamQueue) send(ctx context.Context, batch []*pending, messages []redisstream.Message) error {
+	b := q.writer.bus
 	if batch[0].once == nil {
-		first, before, err := w.bus.log.Append(ctx, stream, mark, messages)
+		first, before, err := b.log.Append(ctx, q.stream, q.mark, messages)
 		if err == nil {
-			w.bus.refusals.taken(stream)
-			w.bus.confirm(stream, mark, before, confirmedAppend{first: first, messages: messages})
-			w.bus.remember(batch, messages, first)
-			w.bus.stored(batch, first)
+			b.refusals.taken(q.stream)
+			b.confirm(q.stream, q.mark, before, confirmedAppend{first: first, messages: messages})
+			b.remember(batch, messages, first)
+			b.stored(batch, first)
 		}
 		return err
 	}
@@ -293,11 +330,11 @@ func (w *writer) send(ctx context.Context, batch []*pending, messages []redisstr
 	for i, p := range batch {
 		seen[i] = *p.once
 	}
-	appended, before, err := w.bus.log.AppendOnce(ctx, stream, mark, messages, seen)
+	appended, before, err := b.log.AppendOnce(ctx, q.stream, q.mark, messages, seen)
 	if err == nil {
-		w.bus.refusals.taken(stream)
-		w.bus.confirm(stream, mark, before, confirmedOnce(messages, seen, appended)...)
-		w.bus.appended(batch, messages, appended)
+		b.refusals.taken(q.stream)
+		b.confirm(q.stream, q.mark, before, confirmedOnce(messages, seen, appended)...)
+		b.appended(batch, messages, appended)
 	}
 	return err
 }
@@ -308,6 +345,14 @@ func (b *Bus) confirm(stream string, w redisstream.Writer, before uint64, stored
 		b.suspectRewind()
 	}
 }
+
+// withDeadline is a ctx with a deadline and no timer, which costs an append of one event 4 %. The connection keeps to it.
+type withDeadline struct {
+	context.Context
+	at time.Time
+}
+
+func (c withDeadline) Deadline() (deadline time.Time, ok bool) { return c.at, true }
 
 // errOutage ends an append that was repeated for long enough.
 var errOutage = errors.New("redis does not answer")

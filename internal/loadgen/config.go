@@ -30,6 +30,9 @@ type Config struct {
 	Batch int
 	// Payload is the size of an event's data in bytes, at least MinPayload. Default: 256.
 	Payload int
+	// Streams is the number of streams that events go to in turn: those of the type with a number behind its first word. For Publish alone. Default: 0,
+	// the stream of the type.
+	Streams int
 	// Subjects is the number of different subjects, taken in turn. Default: events have none.
 	Subjects int
 	// Rate is how many events are published per second, by all publishers together. Default: as many as the bus takes.
@@ -67,7 +70,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Payload < MinPayload {
 		faults = append(faults, fmt.Errorf("payload of %d bytes: want at least %d", c.Payload, MinPayload))
 	}
-	if min(c.Events, c.Publishers, c.Batch, c.Subjects) < 0 || c.For < 0 || c.Rate < 0 {
+	if min(c.Events, c.Publishers, c.Batch, c.Subjects, c.Streams) < 0 || c.For < 0 || c.Rate < 0 {
 		faults = append(faults, errors.New("a number is negative"))
 	}
 	return c, errors.Join(faults...)

@@ -3,6 +3,7 @@ package loadgen
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/rishi-platform/millrace/pipeline"
@@ -36,6 +37,12 @@ func Publish(ctx context.Context, bus *pipeline.Bus, cfg Config) (Published, err
 		subjects[i] = fmt.Sprintf("subject/%d", i)
 	}
 
+	types := make([]string, cfg.Streams)
+	for i := range types {
+		word, rest, _ := strings.Cut(cfg.Type, ".")
+		types[i] = fmt.Sprintf("%s%d.%s", word, i, rest)
+	}
+
 	before := cfg.Progress.Published.Load()
 	begin := time.Now()
 	err = Spread(bounded, cfg.Publishers, cfg.Batch, cfg.Events, cfg.Rate, func(s Share) error {
@@ -43,6 +50,9 @@ func Publish(ctx context.Context, bus *pipeline.Bus, cfg Config) (Published, err
 		for i := range events {
 			if len(subjects) > 0 {
 				events[i].Subject = subjects[(s.First+i)%len(subjects)]
+			}
+			if len(types) > 0 {
+				events[i].Type = types[(s.First+i)%len(types)]
 			}
 			if cfg.Rate > 0 {
 				Stamp(events[i].Data)

@@ -3,7 +3,6 @@ package redisstream
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 )
 
@@ -27,16 +26,19 @@ type Appended struct {
 
 // AppendOnce is Append for messages that have a key each.
 func (c *Client) AppendOnce(ctx context.Context, stream string, w Writer, messages []Message, seen []Seen) (appended []Appended, before uint64, err error) {
-	if err := c.register(ctx, stream); err != nil {
+	to := c.targets.of(c, stream)
+	if err := c.register(ctx, to); err != nil {
 		return nil, 0, notSent{err}
 	}
-	args := make([]any, 0, 4+6*len(messages))
-	args = append(args, w.Name, strconv.FormatUint(w.Seq, 10), c.maxLen, SeenBound)
-	for i, m := range messages {
-		args = append(args, m.UUID, m.Metadata, m.Payload, seen[i].Key, seen[i].Window.Milliseconds(), seen[i].Print)
+	args := make([]any, 0, 12+6*len(messages))
+	args = append(args, evalsha, onceHash, 5, to.key, to.writers, to.seen, to.seenWhat, to.meta, w.Name, w.Seq, c.maxLen, SeenBound)
+	bytes := 0
+	for i := range messages {
+		m, one := &messages[i], &seen[i]
+		args = append(args, &m.UUID, &m.Metadata, &m.Payload, &one.Key, one.Window.Milliseconds(), &one.Print)
+		bytes += m.size()
 	}
-	keys := []string{c.streamKey(stream), c.writersKey(stream), c.seenKey(stream), c.seenWhatKey(stream), c.metaKey(stream)}
-	reply, err := onceScript.Run(ctx, c.appends, keys, args...).Slice()
+	reply, err := c.flushes.eval(ctx, &batchCall{script: onceScript, args: args, bytes: bytes}).Slice()
 	if err != nil {
 		return nil, 0, err
 	}

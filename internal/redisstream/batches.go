@@ -2,6 +2,7 @@ package redisstream
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -9,10 +10,18 @@ import (
 )
 
 // batches sends scripts that several callers run at the same time in one round trip. A process with
-// 1,000 memberships beats 500 times a second at most, and leaves 1,000 groups when it stops: over a slow
-// link each call would wait for one of a few connections, and come too late.
+// 1,000 memberships beats 500 times a second at most, and leaves 1,000 groups when it stops; one that
+// publishes to 100 streams has 100 appends under way: over a slow link each call would wait for one of a
+// few connections, and come too late.
+//
+// Nobody waits for company. A caller that finds less than most senders at work sends his call himself, and
+// what has come meanwhile is sent at once by the first who waits.
 type batches struct {
 	client redis.UniversalClient
+	most   int // round trips that are under way at once
+	// patient: who gives up waits for the answer of what is on its way, a beat, say: one that came after its
+	// consumer has left would bring it back.
+	patient bool
 
 	mu      sync.Mutex
 	waiting []*batchCall
@@ -22,36 +31,57 @@ type batches struct {
 // batchCall is one script to be run.
 type batchCall struct {
 	script *redis.Script
-	keys   []string
-	args   []any
+	args   []any // the whole command
+	bytes  int   // of them, where they are many
 	reply  *redis.Cmd
-	done   chan struct{}
+	turn   chan turn // tells a caller that waits
 }
 
+// turn is what happens to a caller that waits.
+type turn int
+
 const (
-	// batchSenders is how many round trips are under way at most.
-	batchSenders = 2
-	// batchMost is how many scripts go in one: a few milliseconds of the server.
-	batchMost = 64
+	answered turn = iota // his reply is there
+	sends                // it is his turn to send
 )
 
-// run runs a script and returns its reply. In Cluster it goes alone: a shard that does not answer must
-// hold up no other one.
+const (
+	// batchSenders is how many round trips of beats are under way at most.
+	batchSenders = 2
+	// batchMost is how many scripts go in one: a few milliseconds of the server. batchBytes is the most of
+	// what they bring, as far as there is more than one.
+	batchMost, batchBytes = 64, 256 << 10
+)
+
+// run runs a script and returns its reply.
 func (b *batches) run(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	all := append(make([]any, 0, 3+len(keys)+len(args)), evalsha, script.Hash(), len(keys))
+	for _, key := range keys {
+		all = append(all, key)
+	}
+	return b.eval(ctx, &batchCall{script: script, args: append(all, args...)})
+}
+
+// eval runs a call and returns its reply. In Cluster it goes alone: a shard that does not answer must hold up
+// no other one.
+func (b *batches) eval(ctx context.Context, call *batchCall) *redis.Cmd {
 	if _, cluster := b.client.(*redis.ClusterClient); cluster {
-		return script.Run(ctx, b.client, keys, args...)
+		b.alone(ctx, call)
+		return call.reply
 	}
-	call := &batchCall{script: script, keys: keys, args: args, done: make(chan struct{})}
 	b.mu.Lock()
-	b.waiting = append(b.waiting, call)
-	if b.senders < batchSenders {
+	if b.senders < b.most { // so nobody waits
 		b.senders++
-		go b.send()
+		b.mu.Unlock()
+		b.send(ctx, call)
+		return call.reply
 	}
+	call.turn = make(chan turn, 1)
+	b.waiting = append(b.waiting, call)
 	b.mu.Unlock()
 	select {
-	case <-call.done:
-		return call.reply
+	case what := <-call.turn:
+		return b.hasTurn(ctx, call, what)
 	case <-ctx.Done():
 	}
 	if b.drop(call) {
@@ -59,7 +89,13 @@ func (b *batches) run(ctx context.Context, script *redis.Script, keys []string, 
 		gaveUp.SetErr(context.Cause(ctx))
 		return gaveUp
 	}
-	<-call.done // it is on its way: a beat that came after its consumer has left would bring it back
+	return b.hasTurn(ctx, call, <-call.turn) // it is on its way
+}
+
+func (b *batches) hasTurn(ctx context.Context, call *batchCall, what turn) *redis.Cmd {
+	if what == sends {
+		b.send(ctx, call)
+	}
 	return call.reply
 }
 
@@ -74,15 +110,48 @@ func (b *batches) drop(call *batchCall) bool {
 	return i >= 0
 }
 
-// send sends what waits until nothing does.
-func (b *batches) send() {
-	for batch := b.take(); len(batch) > 0; batch = b.take() {
-		ctx, cancel := context.WithTimeout(context.Background(), replyTimeout)
+// send sends a call, with those that wait and those that can run now, and has the first of those that have come meanwhile go on.
+func (b *batches) send(ctx context.Context, call *batchCall) {
+	runtime.Gosched()
+	batch := b.take(call)
+	cancel := func() {}
+	switch {
+	case b.patient:
+		ctx, cancel = context.WithTimeout(context.Background(), replyTimeout)
+	case len(batch) > 1: // whoever gives up gives up his own call only
+		ctx = context.WithoutCancel(ctx)
+	}
+	if len(batch) == 1 {
+		b.alone(ctx, call)
+	} else {
 		b.exec(ctx, batch)
-		cancel()
-		for _, call := range batch {
-			close(call.done)
+	}
+	cancel()
+	for _, other := range batch {
+		if other != call {
+			other.turn <- answered
 		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiting) == 0 {
+		b.senders--
+		return
+	}
+	next := b.waiting[0]
+	b.waiting = b.waiting[1:]
+	next.turn <- sends
+}
+
+// alone runs a call. A script that the server does not know goes there with it.
+func (b *batches) alone(ctx context.Context, call *batchCall) {
+	call.reply = b.client.Do(ctx, call.args...)
+	if err := call.reply.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		keys := make([]string, call.args[2].(int))
+		for i := range keys {
+			keys[i] = call.args[3+i].(string)
+		}
+		call.reply = call.script.Eval(ctx, b.client, keys, call.args[3+len(keys):]...)
 	}
 }
 
@@ -92,14 +161,14 @@ func (b *batches) exec(ctx context.Context, batch []*batchCall) {
 	for range 2 {
 		_, _ = b.client.Pipelined(ctx, func(p redis.Pipeliner) error { // the replies say it
 			for _, call := range left {
-				call.reply = call.script.EvalSha(ctx, p, call.keys, call.args...)
+				call.reply = p.Do(ctx, call.args...)
 			}
 			return nil
 		})
 		var unknown []*batchCall
 		loaded := map[*redis.Script]bool{}
 		for _, call := range left {
-			if !redis.HasErrorPrefix(call.reply.Err(), "NOSCRIPT") {
+			if err := call.reply.Err(); err == nil || !redis.HasErrorPrefix(err, "NOSCRIPT") {
 				continue
 			}
 			if !loaded[call.script] && loadScript(ctx, b.client, call.script) != nil {
@@ -114,15 +183,18 @@ func (b *batches) exec(ctx context.Context, batch []*batchCall) {
 	}
 }
 
-// take returns what is to be sent next; nothing: the sender ends.
-func (b *batches) take() (batch []*batchCall) {
+// take returns a call with those that wait, as many as may go together.
+func (b *batches) take(call *batchCall) (batch []*batchCall) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := min(len(b.waiting), batchMost)
-	batch, b.waiting = slices.Clone(b.waiting[:n]), b.waiting[n:]
-	if n == 0 {
+	n, bytes := 0, call.bytes
+	for n < len(b.waiting) && n+1 < batchMost && bytes+b.waiting[n].bytes <= batchBytes {
+		bytes += b.waiting[n].bytes
+		n++
+	}
+	batch = append(append(make([]*batchCall, 0, n+1), call), b.waiting[:n]...)
+	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
 		b.waiting = nil
-		b.senders--
 	}
 	return batch
 }

@@ -23,7 +23,7 @@ type Config struct {
 // Client speaks to Redis for one bus. It is safe for concurrent use.
 type Client struct {
 	namespace string
-	maxLen    string
+	maxLen    any // text
 
 	appends  redis.UniversalClient
 	blocking redis.UniversalClient
@@ -31,10 +31,12 @@ type Client struct {
 	admin    redis.UniversalClient // histories, reports, and what operators do
 	beats    redis.UniversalClient // see liveness
 	batches  batches               // of what goes over beats
+	flushes  batches               // of what goes over appends
 
-	idle       blockingConns // connections for blocking reads that are free now
-	registered registrations
-	strangers  strangerScans
+	idle      blockingConns // connections for blocking reads that are free now
+	targets   targets
+	registrar *registrar
+	strangers strangerScans
 
 	runs serverRuns
 }
@@ -60,7 +62,9 @@ func New(cfg Config) *Client {
 	c.groups = redis.NewUniversalClient(options(cfg.Redis, keep(3)))
 	c.admin = redis.NewUniversalClient(options(cfg.Redis, keep(1)))
 	c.beats = liveness(cfg.Redis, &c.runs)
-	c.batches.client = c.beats
+	c.registrar = newRegistrar(c)
+	c.batches = batches{client: c.beats, most: batchSenders, patient: true}
+	c.flushes = batches{client: c.appends, most: max(1, cfg.Appends)}
 	return c
 }
 
@@ -100,6 +104,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 // Close closes the connections.
 func (c *Client) Close() error {
 	c.idle.close()
+	c.registrar.close()
 	var first error
 	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.groups, c.admin, c.beats} {
 		if err := client.Close(); err != nil && first == nil {

@@ -31,7 +31,7 @@ const (
 // Join makes the group and its lane where they are missing, adds to what the group takes, and beats for the first time.
 func (c *Client) Join(ctx context.Context, consumer Consumer, j Join) (Joined, error) {
 	// A registry that was lost comes back with the group. Under OOM it has to wait: a consumer that can't join could never free anything.
-	if err := c.enter(ctx, j.Stream); err != nil && Classify(err) != BackPressure {
+	if err := c.registerNow(ctx, c.targets.of(c, j.Stream)); err != nil && Classify(err) != BackPressure {
 		return Joined{}, err
 	}
 	start := j.From.String()

@@ -13,7 +13,7 @@ import (
 // Drain appends messages that were spooled, in order, all or none, as the append with the sequence w.Seq of the spool w.Name, if the last one before it
 // was known (0: none). It reports whether it did, which append was the last one, and the ID of the first message; the others follow it.
 func (c *Client) Drain(ctx context.Context, stream string, w Writer, known uint64, messages []Message) (done bool, last uint64, first ID, err error) {
-	if err := c.register(ctx, stream); err != nil {
+	if err := c.register(ctx, c.targets.of(c, stream)); err != nil {
 		return false, 0, ID{}, err
 	}
 	args := make([]any, 0, 4+3*len(messages))

@@ -21,18 +21,27 @@ func (a *argumentsSeen) DialHook(next redis.DialHook) redis.DialHook { return ne
 
 func (a *argumentsSeen) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		a.mu.Lock()
-		for _, cmd := range cmds {
-			if cmd.Name() == "evalsha" {
-				a.seen = append(a.seen, len(cmd.Args()))
-			}
-		}
-		a.mu.Unlock()
+		a.see(cmds...)
 		return next(ctx, cmds)
 	}
 }
 
-func (a *argumentsSeen) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (a *argumentsSeen) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		a.see(cmd)
+		return next(ctx, cmd)
+	}
+}
+
+func (a *argumentsSeen) see(cmds ...redis.Cmder) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, cmd := range cmds {
+		if cmd.Name() == "evalsha" {
+			a.seen = append(a.seen, len(cmd.Args()))
+		}
+	}
+}
 
 // A consumer that holds much renews it, and raises and lowers counts, by scripts that look at 200
 // deliveries each at most, and hears of all that it has no more.

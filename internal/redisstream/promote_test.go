@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -244,6 +245,8 @@ func TestG12NoBeatComesAfterItsCallerHasGivenUp(t *testing.T) {
 	server := redistest.Start(t)
 	client, c, consumer := server.Client(t), connect(t, server, ""), Consumer{Group: "g", Name: "c"}
 	join(t, c, consumer)
+	trips := &underWay{}
+	c.beats.AddHook(trips)
 	server.Freeze(t)
 	ctx, giveUp := context.WithCancel(t.Context())
 	const n = 20
@@ -251,7 +254,7 @@ func TestG12NoBeatComesAfterItsCallerHasGivenUp(t *testing.T) {
 	for i := range n {
 		go func() { _, err := c.Beat(ctx, consumer, "booking", Say{}); gaveUp <- err }()
 		if i < batchSenders {
-			awaitSent(t, &c.batches, i+1)
+			trips.await(t, i+1)
 		}
 	}
 	giveUp()
@@ -281,16 +284,23 @@ func TestG12NoBeatComesAfterItsCallerHasGivenUp(t *testing.T) {
 	}
 }
 
-// awaitSent waits until so many senders have what was asked for on its way.
-func awaitSent(t *testing.T, b *batches, senders int) {
+// underWay is a hook of a client that counts the round trips that were begun.
+type underWay struct{ begun atomic.Int32 }
+
+func (u *underWay) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (u *underWay) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { u.begun.Add(1); return next(ctx, cmds) }
+}
+
+func (u *underWay) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { u.begun.Add(1); return next(ctx, cmd) }
+}
+
+// await waits until so many were.
+func (u *underWay) await(t *testing.T, n int) {
 	t.Helper()
-	for {
-		b.mu.Lock()
-		sent := b.senders == senders && len(b.waiting) == 0
-		b.mu.Unlock()
-		if sent {
-			return
-		}
+	for u.begun.Load() < int32(n) {
 		if t.Context().Err() != nil {
 			t.Fatal("it is not on its way")
 		}

@@ -33,7 +33,7 @@ func (c *Client) Remove(ctx context.Context, stream, own string) error {
 	if err := c.admin.SRem(ctx, c.registryKey(), stream).Err(); err != nil {
 		return err
 	}
-	c.registered.forget(stream)
+	c.targets.of(c, stream).registered.Store(0) // the next append enters it again
 	return nil
 }
 
@@ -66,11 +66,4 @@ func (c *Client) everyGroup(ctx context.Context, stream string) ([]string, error
 		}
 	}
 	return names, nil
-}
-
-// forget makes the next append enter the stream into the registry again.
-func (r *registrations) forget(stream string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.at, stream)
 }

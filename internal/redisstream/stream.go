@@ -4,82 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
-
-// Append stores the messages at the end of the stream, in order, all or none, and returns the ID of the first, the others follow it
-// with consecutive sequence numbers; and the sequence of the writer's last append until then, 0 if it had none. The same writer and
-// sequence again stores nothing and returns the same ID.
-func (c *Client) Append(ctx context.Context, stream string, w Writer, messages []Message) (first ID, before uint64, err error) {
-	if err := c.register(ctx, stream); err != nil {
-		return ID{}, 0, notSent{err} // whatever became of the registry, no message was sent
-	}
-	args := make([]any, 0, 3+3*len(messages))
-	args = append(args, w.Name, strconv.FormatUint(w.Seq, 10), c.maxLen)
-	for i := range messages {
-		m := &messages[i] // pointers: a string in an interface would cost an allocation
-		args = append(args, &m.UUID, &m.Metadata, &m.Payload)
-	}
-	keys := []string{c.streamKey(stream), c.writersKey(stream), c.metaKey(stream)}
-	text, err := appendScript.Run(ctx, c.appends, keys, args...).Text()
-	if err != nil {
-		return ID{}, 0, err
-	}
-	id, last, _ := strings.Cut(text, " ")
-	if before, err = strconv.ParseUint(last, 10, 64); err != nil {
-		return ID{}, 0, fmt.Errorf("append: answer %q", text)
-	}
-	first, err = ParseID(id)
-	return first, before, err
-}
-
-// registerEvery is how often a stream that is appended to is entered into the registry again, so that a registry that was
-// lost with the rest of the server's data comes back.
-const registerEvery = 5 * time.Second
-
-// register enters the stream into the registry, before its first append: a stream that is not there would not be found by those who
-// follow all streams.
-func (c *Client) register(ctx context.Context, stream string) error {
-	if !c.registered.due(stream) {
-		return nil
-	}
-	return c.enter(ctx, stream)
-}
-
-func (c *Client) enter(ctx context.Context, stream string) error {
-	if err := c.appends.SAdd(ctx, c.registryKey(), stream).Err(); err != nil {
-		return err
-	}
-	c.registered.note(stream)
-	return nil
-}
-
-// registrations remembers when each stream was last entered into the registry.
-type registrations struct {
-	mu sync.Mutex
-	at map[string]time.Time
-}
-
-func (r *registrations) due(stream string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	at, ok := r.at[stream]
-	return !ok || time.Since(at) > registerEvery
-}
-
-func (r *registrations) note(stream string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.at == nil {
-		r.at = map[string]time.Time{}
-	}
-	r.at[stream] = time.Now()
-}
 
 // Streams names the streams in the registry, sorted.
 func (c *Client) Streams(ctx context.Context) ([]string, error) {

@@ -1,0 +1,87 @@
+package redisstream
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/rishi-platform/millrace/internal/redistest"
+)
+
+// Appends to many streams at once go in a few round trips, and the one who sends them may give up: his ctx ends nobody else's append.
+func TestP11AppendsShareRoundTrips(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	c := New(Config{Redis: server.Options(), MaxLen: 1000, Appends: 1})
+	t.Cleanup(func() { _ = c.Close() })
+	const n = 40
+	append1 := func(ctx context.Context, i int, seq uint64) error {
+		_, _, err := c.Append(ctx, fmt.Sprint("s", i), Writer{Name: "w", Seq: seq}, messagesOf(1, 10))
+		return err
+	}
+	for i := range n {
+		if err := append1(t.Context(), i, 1); err != nil { // registers
+			t.Fatal(err)
+		}
+	}
+	trips := &underWay{}
+	c.appends.AddHook(trips)
+	server.Freeze(t)
+	errs := make(chan error, n)
+	go func() { errs <- append1(t.Context(), 0, 2) }()
+	trips.await(t, 1)
+	hasty, giveUp := context.WithCancel(t.Context())
+	gaveUp := make(chan error, 1)
+	go func() { gaveUp <- append1(hasty, 1, 2) }() // sends the next batch, as the first who waits
+	awaitWaiting(t, &c.flushes, 1)
+	for i := 2; i < n; i++ {
+		go func() { errs <- append1(t.Context(), i, 2) }()
+	}
+	awaitWaiting(t, &c.flushes, n-1)
+	server.Thaw(t)
+	trips.await(t, 2)
+	giveUp()
+	for range n - 1 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-gaveUp; err != nil {
+		t.Errorf("an append that was on its way: %v", err)
+	}
+	if got := trips.begun.Load(); got > 3 {
+		t.Errorf("%d round trips for %d appends", got, n)
+	}
+}
+
+// Other callers do not send too much at once.
+func TestP11ABatchHasABoundOfBytes(t *testing.T) {
+	t.Parallel()
+	b := &batches{most: 1}
+	first := &batchCall{bytes: 100 << 10}
+	for _, bytes := range []int{100 << 10, 50 << 10, 100 << 10, 1 << 20} {
+		b.waiting = append(b.waiting, &batchCall{bytes: bytes})
+	}
+	if got := len(b.take(first)); got != 3 || len(b.waiting) != 2 {
+		t.Errorf("%d go together, %d wait", got, len(b.waiting))
+	}
+	if got := len(b.take(&batchCall{bytes: 2 << 20})); got != 1 {
+		t.Errorf("%d go with a large one", got)
+	}
+}
+
+// awaitWaiting waits until so many calls wait for a sender.
+func awaitWaiting(t *testing.T, b *batches, n int) {
+	t.Helper()
+	for {
+		b.mu.Lock()
+		waiting := len(b.waiting)
+		b.mu.Unlock()
+		if waiting == n {
+			return
+		}
+		if t.Context().Err() != nil {
+			t.Fatalf("%d wait, want %d", waiting, n)
+		}
+	}
+}
