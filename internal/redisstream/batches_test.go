@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
@@ -84,4 +87,32 @@ func awaitWaiting(t *testing.T, b *batches, n int) {
 			t.Fatalf("%d wait, want %d", waiting, n)
 		}
 	}
+}
+
+// A caller that waits while another one sends his call waits for its answer, also when he has given up.
+func TestG12WhoGivesUpWaitsForWhatIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &batches{most: 1, senders: 1}
+		ctx, giveUp := context.WithCancel(t.Context())
+		call := &batchCall{}
+		ended := make(chan *redis.Cmd, 1)
+		go func() { ended <- b.eval(ctx, call) }()
+		synctest.Wait()
+		if batch := b.take(&batchCall{}); len(batch) != 2 {
+			t.Fatalf("%d go together", len(batch))
+		}
+		giveUp()
+		synctest.Wait()
+		select {
+		case <-ended:
+			t.Fatal("he gave up though his call is on its way")
+		default:
+		}
+		call.reply = redis.NewCmd(ctx)
+		call.turn <- answered
+		if reply := <-ended; reply != call.reply {
+			t.Errorf("got %v", reply)
+		}
+	})
 }
