@@ -189,13 +189,15 @@ func (q *streamQueue) take() []*pending {
 		q.busy = false
 		w.busy.Add(-1)
 	}
-	runtime.Gosched()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(q.events) == 0 {
 		q.working = false
 		return nil
 	}
+	w.mu.Unlock()
+	runtime.Gosched()
+	w.mu.Lock()
 	q.busy = true
 	w.busy.Add(1)
 	n, bytes := 0, 0

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -22,6 +23,8 @@ type batches struct {
 	// patient: who gives up waits for the answer of what is on its way, a beat, say: one that came after its
 	// consumer has left would bring it back.
 	patient bool
+
+	company atomic.Bool // the last call did not go alone
 
 	mu      sync.Mutex
 	waiting []*batchCall
@@ -110,10 +113,14 @@ func (b *batches) drop(call *batchCall) bool {
 	return i >= 0
 }
 
-// send sends a call, with those that wait and those that can run now, and has the first of those that have come meanwhile go on.
+// send sends a call, with those that wait, and with those that can run now where calls have company as a rule; and has the first of those that have come
+// meanwhile go on.
 func (b *batches) send(ctx context.Context, call *batchCall) {
-	runtime.Gosched()
+	if b.company.Load() {
+		runtime.Gosched()
+	}
 	batch := b.take(call)
+	b.company.Store(len(batch) > 1)
 	cancel := func() {}
 	switch {
 	case b.patient:
