@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -62,6 +63,9 @@ func New(cfg Config) *Client {
 	c.groups = redis.NewUniversalClient(options(cfg.Redis, keep(3)))
 	c.admin = redis.NewUniversalClient(options(cfg.Redis, keep(1)))
 	c.beats = liveness(cfg.Redis, &c.runs)
+	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.groups, c.admin, c.beats} {
+		followCluster(client)
+	}
 	c.registrar = newRegistrar(c)
 	c.batches = batches{client: c.beats, most: batchSenders, patient: true}
 	c.flushes = batches{client: c.appends, most: max(1, cfg.Appends)}
@@ -81,6 +85,8 @@ func keep(n int) func(*redis.UniversalOptions) {
 // options returns a copy of the user's options with what the transport relies on.
 func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions)) *redis.UniversalOptions {
 	o := *from
+	o.Addrs = slices.Clone(from.Addrs) // go-redis appends to it, each client by itself
+
 	o.Protocol = 2           // raw replies are parsed by us
 	o.MaxRetries = -1        // a repetition is decided by who knows what it may do
 	o.DialerRetries = 1      // likewise

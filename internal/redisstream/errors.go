@@ -57,8 +57,8 @@ func classifyReply(text string) Class {
 		return ReadOnly // MISCONF refuses even PING, so it must not look like a dead server
 	case "WRONGTYPE", "NOPERM", "WRONGPASS", "NOAUTH":
 		return Denied // never a fallback: it would hide a mistake
-	case "LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN":
-		return Away // restart, long script, failover: over in a while
+	case "LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK":
+		return Away // restart, long script, failover, a slot that moves: over in a while
 	}
 	switch {
 	case strings.Contains(text, "max number of clients"):

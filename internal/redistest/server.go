@@ -29,6 +29,9 @@ type Server struct {
 	dir    string
 	shared bool
 
+	command func(*Server) []string // the arguments of one that is no plain server; nil: arguments
+	alone   *redis.Client          // of this server; see node
+
 	// mu makes each change of the process one step, waiting included: a restart asked for over a socket must not meet a stop
 	// by the test halfway.
 	mu      sync.Mutex
@@ -54,8 +57,18 @@ func Start(tb testing.TB, args ...string) *Server {
 	return s
 }
 
-// newServer starts a server in dir. Only a start on a port that somebody took meanwhile is tried again.
+// newServer starts a server in dir.
 func newServer(dir string, args []string) (*Server, error) {
+	return startServer(&Server{args: args, dir: dir})
+}
+
+// newServerOf starts the server with other arguments.
+func newServerOf(dir string, command func(*Server) []string) (*Server, error) {
+	return startServer(&Server{dir: dir, command: command})
+}
+
+// startServer starts a server. Only a start on a port that somebody took meanwhile is tried again.
+func startServer(of *Server) (*Server, error) {
 	binary, err := findServer(os.Getenv, exec.LookPath)
 	if err != nil {
 		return nil, err
@@ -65,13 +78,13 @@ func newServer(dir string, args []string) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &Server{binary: binary, args: args, port: port, dir: dir}
-		if slices.Contains(args, "--cluster-enabled") { // else its bus takes the port 10,000 above, which is another process's
+		s := &Server{binary: binary, args: of.args, port: port, dir: of.dir, command: of.command}
+		if slices.Contains(of.args, "--cluster-enabled") { // else its bus takes the port 10,000 above, which is another process's
 			bus, err := freePort()
 			if err != nil {
 				return nil, err
 			}
-			s.args = append(slices.Clone(args), "--cluster-port", strconv.Itoa(bus))
+			s.args = append(slices.Clone(of.args), "--cluster-port", strconv.Itoa(bus))
 		}
 		err = s.start()
 		if err == nil {
@@ -269,6 +282,9 @@ func (s *Server) end() {
 }
 
 func (s *Server) arguments() []string {
+	if s.command != nil {
+		return s.command(s)
+	}
 	defaults := []string{
 		"--bind", "127.0.0.1",
 		"--port", strconv.Itoa(s.port),
