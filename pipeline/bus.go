@@ -89,7 +89,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.confirmed, b.rewind = newConfirmed(&cfg), make(chan struct{}, 1)
 		b.ending, b.looked = make(chan struct{}), make(chan struct{})
 		b.mending, b.giveUp = context.WithCancel(b.stopped)
-		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1)}
+		b.link = &link{bus: b, state: StateDurable, since: time.Now(), check: make(chan struct{}, 1), shards: map[redisstream.Shard]*shard{}}
 		if cfg.SpoolDir != "" {
 			if b.spool, err = openSpool(b); err != nil {
 				return nil, errors.Join(fmt.Errorf("open bus: %w", err), b.redis.Close())

@@ -2,7 +2,10 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -128,4 +131,106 @@ func TestP27SentinelsFailOverUnderLoad(t *testing.T) {
 	s.AwaitFailover(t)
 	l.awaitProgress("what goes to the replica")
 	l.settle()
+}
+
+// One shard of three is away: the streams of the others are published to, handled, and drained; its own are spooled, and health names it. When it is
+// back what was spooled is there.
+func TestP11ShardThatIsAwayHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, false, "--appendonly", "yes", "--appendfsync", "always")
+	dead, alive := cluster.StreamOn(t, 0, "dead"), cluster.StreamOn(t, 1, "alive")
+	registry := cluster.Owner(t, "millrace:registry:streams")
+	if registry == cluster.Masters[0] {
+		t.Log("the registry is away as well")
+	}
+	// What waits for the outage of an append would wait for a minute.
+	b := openBus(t, Config{Redis: cluster.Options(), SpoolDir: t.TempDir(), OutageAfter: time.Minute})
+	worker := openBus(t, Config{Redis: cluster.Options()})
+	l := startLoad(t, b, worker, alive)
+	publish(t, b, Event{ID: "before", Type: dead + ".happened"})
+	cluster.Masters[0].Kill(t)
+	awaitFact(t, "that its streams are spooled", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		r, err := b.Publish(ctx, Event{Type: dead + ".happened"})
+		return err == nil && r.Outcomes[0].Durability == Spooled
+	})
+	l.awaitProgress("what goes to another shard")
+	awaitFact(t, "that health names it", func() bool {
+		h := b.Health(t.Context())
+		return h.Status == StatusDegraded && h.State == StateDraining && slices.ContainsFunc(h.Problems, func(p Problem) bool {
+			return p.Code == "shard-away" && strings.Contains(p.Text, cluster.Masters[0].Addr()) && strings.Contains(p.Text, dead)
+		})
+	})
+	r := publish(t, b, Event{Type: dead + ".happened"}, Event{Type: alive + ".other"})
+	if r.Outcomes[0].Durability != Spooled || r.Outcomes[1].Durability != Stored {
+		t.Errorf("one call: %+v", r.Outcomes)
+	}
+	if err := b.Ready(); err != nil {
+		t.Errorf("it is not ready: %v", err)
+	}
+	l.settle()
+	if n := l.refused.Load(); n > 0 {
+		t.Errorf("%d events of another shard were refused", n)
+	}
+	cluster.Masters[0].StartAgain(t)
+	awaitFact(t, "the drain", func() bool { return b.State() == StateDurable && b.Health(t.Context()).Status == StatusHealthy })
+	if n := len(records(t, b, Query{Streams: []string{dead}, Limit: 1000})); n < 3 {
+		t.Errorf("%d events of the stream that was away", n)
+	}
+}
+
+// Without a spool its events are refused, and say why; those of the others are not. A new stream is published to though the registry is away.
+func TestP11RegistryThatIsAwayHoldsUpNoStream(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, false)
+	registry := slices.Index(cluster.Masters, cluster.Owner(t, "millrace:registry:streams"))
+	b := openBus(t, Config{Redis: cluster.Options(), OutageAfter: 3 * time.Second})
+	known := cluster.StreamOn(t, (registry+1)%3, "known")
+	publish(t, b, Event{Type: known + ".happened"})
+	cluster.Masters[registry].Kill(t)
+	fresh := cluster.StreamOn(t, (registry+1)%3, "fresh")
+	for range 3 {
+		publish(t, b, Event{Type: known + ".happened"}, Event{Type: fresh + ".happened"})
+	}
+	dead := cluster.StreamOn(t, registry, "dead")
+	awaitFact(t, "the refusal", func() bool {
+		_, err := b.Publish(t.Context(), Event{Type: dead + ".happened"})
+		return errors.Is(err, ErrUnavailable)
+	})
+	h := b.Health(t.Context())
+	if h.Status == StatusHealthy {
+		t.Errorf("healthy: %+v", h.Problems)
+	}
+	cluster.Masters[registry].StartAgain(t)
+	awaitFact(t, "the registry", func() bool {
+		streams, err := b.Streams(t.Context())
+		return err == nil && slices.Contains(streams, fresh)
+	})
+}
+
+// However much is spooled for a shard that is away, what was spooled for one that is back is drained.
+func TestP11DrainGoesOnBesideAShardThatIsAway(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, false)
+	dead, back := cluster.StreamOn(t, 0, "dead"), cluster.StreamOn(t, 1, "back")
+	b := openBus(t, Config{Redis: cluster.Options(), SpoolDir: t.TempDir()})
+	cluster.Masters[0].Kill(t)
+	cluster.Masters[1].Kill(t)
+	events := make([]Event, 500)
+	for i := range events {
+		events[i] = Event{Type: dead + ".happened"}
+	}
+	for range 2 * windowRecords / len(events) {
+		publish(t, b, events...)
+	}
+	if r := publish(t, b, Event{Type: back + ".happened"}); r.Outcomes[0].Durability != Spooled {
+		t.Fatalf("%+v", r.Outcomes)
+	}
+	cluster.Masters[1].StartAgain(t)
+	client := cluster.Client(t)
+	awaitFact(t, "the stream of the shard that is back", func() bool { return client.XLen(t.Context(), back).Val() == 1 })
+	if b.State() != StateDraining {
+		t.Errorf("the bus is %s", b.State())
+	}
 }

@@ -262,12 +262,17 @@ func (d *drainer) setAside(s *drainStream, until time.Time) {
 // start begins appends, of as many streams as may have one under way; each stream in its turn. It reports whether nothing could begin, and
 // the window has room for other streams now.
 func (d *drainer) start() (room bool) {
-	now := time.Now()
+	now, look := time.Now(), d.bus.look()
 	for _, s := range slices.Clone(d.turns) {
 		if d.busy == drainAppends {
 			return false
 		}
 		if s.busy || len(s.records) == 0 || now.Before(s.aside) {
+			continue
+		}
+		if look.of(s.name).isAway() { // its shard, and others are not
+			d.setAside(s, now.Add(checkSoon))
+			room = true
 			continue
 		}
 		batch := d.reserve(s.together())
@@ -329,6 +334,9 @@ func (d *drainer) failed(s *drainStream, err error) {
 		return
 	case d.bus.stopped.Err() != nil:
 		return
+	case (class == redisstream.Away || class == redisstream.Silent) && d.bus.redis.IsCluster(): // the link says so, of the shard
+		d.setAside(s, now.Add(jittered(s.backoff)))
+		s.backoff = min(2*s.backoff, backoffMost)
 	case class == redisstream.Away, class == redisstream.Silent: // the link says so
 		d.away = now.Add(jittered(d.backoff))
 		d.backoff = min(2*d.backoff, backoffMost)

@@ -125,17 +125,20 @@ func (b *Bus) listening() SubscriptionsHealth {
 func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 	l := b.link
 	l.mu.Lock()
-	since := l.since
-	h.Redis = RedisHealth{Configured: true, Connected: l.connected, Since: &since}
-	if l.lastError != nil {
-		h.Redis.LastError = l.lastError.Error()
-	}
-	away := l.state == StateUnavailable || l.state == StateSpooling
+	since, state := l.since, l.state
 	l.mu.Unlock()
-	if away {
+	h.Redis = RedisHealth{Configured: true, Connected: l.isConnected(), Since: &since}
+	if err := l.trouble(); err != nil {
+		h.Redis.LastError = err.Error()
+	}
+	if state.isAway() {
 		return false
 	}
+	shardsAway := b.shardProblems(h)
 	server, err := b.redis.Server(ctx)
+	if err != nil && shardsAway { // it may be one of them that was asked
+		return true
+	}
 	if err != nil {
 		l.suspect()
 		h.Redis.Connected, h.Redis.LastError = false, err.Error()
@@ -143,7 +146,9 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 		return false
 	}
 	took, err := b.redis.Ping(ctx)
-	b.takesEvents(h, err)
+	if !shardsAway || redisstream.Classify(err) != redisstream.Away {
+		b.takesEvents(h, err)
+	}
 	latency := float64(took.Microseconds()) / 1000
 	h.Redis.LatencyMS = &latency
 	h.Redis.Version, h.Redis.Role = server.Version, server.Role
@@ -153,6 +158,36 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 	}
 	if p := server.MaxmemoryPolicy; len(p) > 7 && p[:7] == "allkeys" {
 		h.problem("redis-eviction", SeverityError, "maxmemory-policy "+p+" may evict whole streams with their groups", "set maxmemory-policy noeviction")
+	}
+	return true
+}
+
+// shardProblems names the shards that are away while others are not, and which streams that concerns.
+func (b *Bus) shardProblems(h *Health) (away bool) {
+	look := b.look()
+	if look.partly == nil {
+		return false
+	}
+	what := "their events are refused"
+	if b.spool != nil {
+		what = "their events are kept in the spool"
+	}
+	for _, shard := range slices.Sorted(maps.Keys(*look.partly)) {
+		var streams []string
+		for _, stream := range b.confirmed.names() {
+			if b.redis.ShardOf(stream) == shard {
+				streams = append(streams, stream)
+			}
+		}
+		named := "no stream that this process has published to is there"
+		if len(streams) > 0 {
+			named = "streams " + strings.Join(streams[:min(len(streams), maxNamed)], ", ")
+			if more := len(streams) - maxNamed; more > 0 {
+				named += fmt.Sprintf(" and %d more", more)
+			}
+			named += ": " + what
+		}
+		h.problem("shard-away", SeverityError, fmt.Sprintf("shard %s of the cluster is away since %s; %s", shard, (*look.partly)[shard].UTC().Format(time.RFC3339), named), hintAway)
 	}
 	return true
 }

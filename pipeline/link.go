@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -28,24 +29,74 @@ const (
 )
 
 // link watches the way to Redis and keeps the state of the bus. Its checks are appends that store nothing: a replica, a server that is
-// loading or out of memory, and a user without the right to append answer PING, and take no event.
+// loading or out of memory, and a user without the right to append answer PING, and take no event. In Cluster each shard has its own; the bus as a whole
+// is away when all are.
 type link struct {
 	bus   *Bus
 	check chan struct{} // asks for a check now
 
-	running atomic.Bool // its loop runs, and so does the bus
+	running atomic.Bool                                     // its loop runs, and so does the bus
+	partly  atomic.Pointer[map[redisstream.Shard]time.Time] // shards that are away while others are not, since when; nil: none is
 
-	mu        sync.Mutex // guards what follows
-	state     State
-	since     time.Time // of the present state
+	mu     sync.Mutex // guards what follows
+	state  State
+	since  time.Time // of the present state
+	shards map[redisstream.Shard]*shard
+	trips  roundTrips
+}
+
+// shard is what is known of a server.
+type shard struct {
 	connected bool
 	failures  int
 	failing   time.Time // since when
+	away      bool
 	lastError error
 	refusal   error // why a server that is there takes no events; nil: it takes them
 	told      bool  // that it takes none, in the log
 	taken     int   // how many checks in a row it would have taken
-	trips     roundTrips
+}
+
+// checked is the result of a check.
+type checked struct {
+	latency time.Duration
+	err     error
+}
+
+// note takes the result of a check into account.
+func (s *shard) note(err error) {
+	s.lastError = err
+	switch class := redisstream.Classify(err); class {
+	case redisstream.Away, redisstream.ReadOnly:
+		s.connected = class == redisstream.ReadOnly
+		if s.failures == 0 {
+			s.failing = time.Now()
+		}
+		s.failures++
+		if s.failures >= outageFailures && time.Since(s.failing) >= outageMinimum {
+			s.away, s.refusal, s.told = true, nil, false // the state says it
+		}
+	default:
+		s.connected, s.failures, s.away, s.refusal = true, 0, false, err
+	}
+}
+
+// isUndecided reports whether it is to be known soon whether the server is away.
+func (s *shard) isUndecided() bool { return s.failures > 0 && !s.away }
+
+// tell returns what the log is to say after a check: that the server takes no events, or takes them again.
+func (s *shard) tell(err error) (refuses, again bool) {
+	said := s.told
+	switch {
+	case s.refusal != nil:
+		s.told, s.taken = true, 0
+		return !said, false
+	case err == nil:
+		if s.taken++; s.taken == takenAgain {
+			s.told = false
+		}
+	}
+	return false, said && !s.told && err == nil
 }
 
 func (l *link) current() State {
@@ -64,30 +115,42 @@ func (l *link) suspect() {
 
 // unavailable is the error of a call that can't be served in this state.
 func (l *link) unavailable(op string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	err := l.lastError
+	err := l.trouble()
 	if err == nil {
 		err = context.DeadlineExceeded
 	}
 	return l.bus.redisError(op, "", err)
 }
 
+// trouble is the last error of a server that does not answer, or of any.
+func (l *link) trouble() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var last error
+	for _, name := range slices.Sorted(maps.Keys(l.shards)) {
+		if s := l.shards[name]; s.lastError != nil && (last == nil || s.away) {
+			last = s.lastError
+		}
+	}
+	return last
+}
+
 // first makes the first check. Only an error that a person must mend is returned.
 func (l *link) first(ctx context.Context) error {
-	latency, err := l.ping(ctx, firstTimeout)
-	if redisstream.Classify(err) == redisstream.Denied {
-		return l.bus.redisError("connect to redis", "", err)
+	results := l.look(ctx, firstTimeout)
+	for name, r := range results {
+		if redisstream.Classify(r.err) == redisstream.Denied {
+			return l.bus.redisError("connect to redis", "", r.err)
+		}
+		if r.err != nil {
+			l.mu.Lock()
+			l.shards[name] = &shard{failures: outageFailures, failing: time.Now().Add(-outageMinimum)} // there is no good time that an outage would have to outlast
+			l.mu.Unlock()
+		}
 	}
-	if err != nil {
-		l.mu.Lock()
-		l.failures = outageFailures // there is no good time that an outage would have to outlast
-		l.failing = time.Now().Add(-outageMinimum)
-		l.mu.Unlock()
-	}
-	l.note(latency, err)
-	if err == nil && !l.bus.cfg.NoPublish {
-		l.note(l.ping(ctx, checkTimeout)) // the first one connected: only this one says how far the server is
+	l.note(results)
+	if !l.bus.isAway() && !l.bus.cfg.NoPublish {
+		l.note(l.look(ctx, checkTimeout)) // the first one connected: only this one says how far the server is
 	}
 	return nil
 }
@@ -108,13 +171,8 @@ func (l *link) loop() {
 		case <-ticker.C:
 		case <-l.check:
 		}
-		pause := checkEvery
-		switch l.note(l.ping(l.bus.stopped, checkTimeout)); {
-		case l.bus.isAway():
-			pause = checkSoon
-		case !l.isConnected():
-			pause = 0 // whether it is away is to be known soon
-		}
+		l.note(l.look(l.bus.stopped, checkTimeout))
+		pause := l.pause()
 		ticker.Reset(pause)
 		if pause < checkEvery && !sleep(l.bus.stopped, checkSoon/5) { // whoever suspects must not make it spin
 			return
@@ -122,26 +180,78 @@ func (l *link) loop() {
 	}
 }
 
-func (l *link) ping(ctx context.Context, timeout time.Duration) (time.Duration, error) {
+// pause is how long until the next check.
+func (l *link) pause() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	pause := checkEvery
+	for _, s := range l.shards {
+		switch {
+		case s.isUndecided():
+			return 0
+		case s.away:
+			pause = checkSoon
+		}
+	}
+	return pause
+}
+
+// look checks each shard.
+func (l *link) look(ctx context.Context, timeout time.Duration) map[redisstream.Shard]checked {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if l.bus.cfg.NoPublish {
-		return l.bus.redis.PingRead(ctx)
+		latency, err := l.bus.redis.PingRead(ctx)
+		return map[redisstream.Shard]checked{"": {latency, err}}
 	}
-	return l.bus.redis.Ping(ctx)
+	results := map[redisstream.Shard]checked{}
+	names, err := l.bus.redis.Shards(ctx)
+	if err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		results[""] = checked{err: err}
+		for name := range l.shards {
+			delete(results, "")
+			results[name] = checked{err: err}
+		}
+		return results
+	}
+	var mu sync.Mutex
+	var checks sync.WaitGroup
+	for _, name := range names {
+		checks.Go(func() {
+			latency, err := l.bus.redis.PingShard(ctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			results[name] = checked{latency, err}
+		})
+	}
+	checks.Wait()
+	return results
 }
 
 // refused returns why a server that is there takes no events; nil where it does, or is away.
 func (l *link) refused() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.refusal
+	for _, name := range slices.Sorted(maps.Keys(l.shards)) {
+		if err := l.shards[name].refusal; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
+// isConnected reports whether any server answers.
 func (l *link) isConnected() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.connected
+	for _, s := range l.shards {
+		if s.connected {
+			return true
+		}
+	}
+	return false
 }
 
 // roundTrip is how far the server is; 0: it was never reached.
@@ -174,59 +284,140 @@ func (r *roundTrips) shortest() time.Duration {
 // isFar reports whether a round trip takes long.
 func (l *link) isFar() bool { return l.roundTrip() >= farAway }
 
-// note takes the result of a check into account.
-func (l *link) note(latency time.Duration, err error) {
+// note takes the results of checks into account.
+func (l *link) note(results map[redisstream.Shard]checked) {
 	if l.bus.stopped.Err() != nil {
-		return // the check was cut short
+		return // the checks were cut short
 	}
+	var say []func()
+	var cause error
+	back, good, all := false, false, true
+	partly := map[redisstream.Shard]time.Time{}
 	l.mu.Lock()
-	from, failures := l.state, l.failures
-	l.lastError = err
-	switch class := redisstream.Classify(err); {
-	case class == redisstream.Away, class == redisstream.ReadOnly:
-		l.connected = class == redisstream.ReadOnly
-		if l.failures == 0 {
-			l.failing = time.Now()
+	from := l.state
+	for name, s := range l.shards {
+		if _, there := results[name]; !there { // a replica has taken over, say
+			back = back || s.failures > 0
+			delete(l.shards, name)
 		}
-		l.failures++
-		if l.failures >= outageFailures && time.Since(l.failing) >= outageMinimum {
-			if l.state = StateUnavailable; l.bus.spool != nil {
-				l.state = StateSpooling
+	}
+	fastest := time.Duration(0)
+	for _, name := range slices.Sorted(maps.Keys(results)) {
+		r := results[name]
+		s := l.shards[name]
+		if s == nil {
+			s = &shard{}
+			l.shards[name] = s
+		}
+		failed, was := s.failures > 0, s.away
+		s.note(r.err)
+		if s.away {
+			partly[name] = s.failing
+		} else {
+			all = false
+		}
+		if s.failures > 0 {
+			cause = r.err
+		} else {
+			back, good = back || failed, true
+			if fastest == 0 || r.latency < fastest {
+				fastest = r.latency
 			}
-			l.refusal, l.told = nil, false // the state says it
 		}
-	default:
-		l.connected, l.failures, l.refusal = true, 0, err
-		l.trips.add(latency)
+		if s.away != was && name != "" {
+			say = append(say, func() { l.sayShard(name, !was, r.err) })
+		}
+		refuses, again := s.tell(r.err)
+		if refusal := s.refusal; refuses {
+			say = append(say, func() {
+				l.bus.logger.Error("redis takes no events", append(shardAttr(name), "err", l.bus.redisError("publish", "", refusal))...)
+			})
+		}
+		if again {
+			say = append(say, func() {
+				l.bus.logger.Info("redis takes events again", append(shardAttr(name), "state", l.current())...)
+			})
+		}
+	}
+	switch {
+	case all:
+		if l.state = StateUnavailable; l.bus.spool != nil {
+			l.state = StateSpooling
+		}
+	case good:
+		l.trips.add(fastest)
 		if l.state = StateDurable; l.bus.spool != nil && !l.bus.spool.isEmpty() {
 			l.state = StateDraining
 		}
+		cause = nil
 	}
-	to, back, refusal := l.state, failures > 0 && l.failures == 0, l.refusal
-	said := l.told
-	switch {
-	case refusal != nil:
-		l.told, l.taken = true, 0
-	case err == nil:
-		if l.taken++; l.taken == takenAgain {
-			l.told = false
-		}
-	}
-	again := said && !l.told && err == nil
+	to := l.state
 	if from != to {
 		l.since = time.Now()
 	}
+	before := l.partly.Load()
+	if all || len(partly) == 0 {
+		l.partly.Store(nil)
+	} else {
+		l.partly.Store(&partly)
+	}
 	l.mu.Unlock()
-	switch {
-	case refusal != nil && !said:
-		l.bus.logger.Error("redis takes no events", "err", l.bus.redisError("publish", "", refusal))
-	case again:
-		l.bus.logger.Info("redis takes events again", "state", to)
+	for _, f := range say {
+		f()
 	}
 	if back {
 		l.bus.suspectRewind() // it may have been started again, or be another one
 	}
-	l.changed(from, to, err)
+	if before != nil && l.bus.spool != nil {
+		l.bus.spool.wake()
+	}
+	l.changed(from, to, cause)
+}
+
+// sayShard says that a shard of a cluster is away, or is back.
+func (l *link) sayShard(name redisstream.Shard, away bool, err error) {
+	if away {
+		l.bus.logger.Error("shard of the cluster is away", "shard", name, "err", err)
+	} else {
+		l.bus.logger.Info("shard of the cluster is back", "shard", name)
+	}
+}
+
+func shardAttr(name redisstream.Shard) []any {
+	if name == "" {
+		return nil
+	}
+	return []any{"shard", name}
+}
+
+// outlook is one look at the state: where several events are concerned, all of them must meet the same.
+type outlook struct {
+	bus    *Bus
+	state  State
+	partly *map[redisstream.Shard]time.Time
+}
+
+// look returns what the bus can promise now.
+func (b *Bus) look() outlook {
+	o := outlook{bus: b, state: b.State()}
+	if b.link != nil {
+		o.partly = b.link.partly.Load()
+	}
+	return o
+}
+
+// of is what the bus can promise for a stream.
+func (o outlook) of(stream string) State {
+	if o.partly == nil || o.state.isAway() {
+		return o.state
+	}
+	if _, away := (*o.partly)[o.bus.redis.ShardOf(stream)]; !away {
+		return o.state
+	}
+	if o.bus.spool != nil {
+		return StateSpooling
+	}
+	return StateUnavailable
 }
 
 // drained notes that the spool is empty.

@@ -134,12 +134,12 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 	queues := make([][]*pending, len(b.writers))
 	turn := b.turn()
 	var spooled []*pending
-	state := b.State()
-	idle := b.spool.isIdle(state)
+	look := b.look()
+	idle := b.spool.isIdle(look)
 	if !idle {
 		b.spool.awaitTurn(ctx, waiting)
-		state = b.State()
-		idle = b.spool.isIdle(state)
+		look = b.look()
+		idle = b.spool.isIdle(look)
 	}
 	var queued map[subjectKey]bool // those that come behind go there too, though the state may change meanwhile
 	for i := range waiting {
@@ -147,7 +147,7 @@ func (b *Bus) queue(ctx context.Context, scope Scope, waiting []pending) {
 		p.remember = remember
 		if !idle {
 			of := subjectKey{p.stream, p.subject}
-			if !queued[of] && b.spool.takes(state, p) {
+			if !queued[of] && b.spool.takes(look.of(p.stream), p) {
 				spooled = append(spooled, p)
 				continue
 			}

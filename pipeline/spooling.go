@@ -374,6 +374,7 @@ func (s *spooling) turnOf(events []pending) <-chan struct{} {
 	if s.bus.State() != StateDraining {
 		return nil
 	}
+	look := s.bus.look()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.fallback.running) > 0 || s.stuck[stuckRead] != nil {
@@ -381,6 +382,9 @@ func (s *spooling) turnOf(events []pending) <-chan struct{} {
 	}
 	for i := range events {
 		p := &events[i]
+		if look.of(p.stream).isAway() {
+			continue
+		}
 		if !p.spoolable || p.subject == "" || p.stream == SystemStream || s.stuck[p.stream] != nil {
 			continue
 		}
@@ -396,12 +400,14 @@ func (s *spooling) takes(state State, p *pending) bool {
 	return s != nil && p.spoolable && (state == StateSpooling || s.mustHold(p))
 }
 
-// isIdle reports whether nothing goes into the spool in this state. It is asked for each append.
-func (s *spooling) isIdle(state State) bool { return s == nil || state != StateSpooling && s.isEmpty() }
+// isIdle reports whether nothing goes into the spool now.
+func (s *spooling) isIdle(look outlook) bool {
+	return s == nil || look.state != StateSpooling && look.partly == nil && s.isEmpty()
+}
 
-// divide takes those events out of a batch that go into the spool in this state.
+// divide takes those events out of a batch, all of one stream, that go into the spool in its state. It is asked for each append.
 func (s *spooling) divide(state State, events []*pending) (spooled, others []*pending) {
-	if s.isIdle(state) {
+	if s == nil || state != StateSpooling && s.isEmpty() {
 		return nil, events
 	}
 	for i, p := range events {

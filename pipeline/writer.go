@@ -240,7 +240,7 @@ func (q *streamQueue) fails(failing bool) {
 // append stores events, repeating the same append while Redis is away, until the bus gives up on it.
 func (q *streamQueue) append(batch []*pending) {
 	b := q.writer.bus
-	state := b.State()                             // one look, and the same answer for all of them
+	state := b.look().of(q.stream)                 // one look, and the same answer for all of them
 	spooled, batch := b.spool.divide(state, batch) // Redis has gone away while they were queued, or others of their subject had to be spooled
 	b.spool.keep(spooled)
 	if len(batch) == 0 {
@@ -271,7 +271,7 @@ func (q *streamQueue) repeat(deadline time.Time, batch []*pending, messages []re
 	certain := true // that nothing was stored
 	for attempt := 0; ; attempt++ {
 		certain = certain && (redisstream.NotSent(err) || b.redis == nil)
-		if redisstream.Classify(err) != redisstream.Away || !b.waitForRedis(ctx, attempt) {
+		if redisstream.Classify(err) != redisstream.Away || !b.waitForRedis(ctx, q.stream, attempt) {
 			q.giveUp(batch, certain, err)
 			return
 		}
@@ -361,12 +361,12 @@ var errOutage = errors.New("redis does not answer")
 
 // waitForRedis reports whether an append that met an outage should be repeated, after a wait that grows. One failure never
 // fails a publish on its own.
-func (b *Bus) waitForRedis(ctx context.Context, attempt int) bool {
+func (b *Bus) waitForRedis(ctx context.Context, stream string, attempt int) bool {
 	if b.link == nil {
 		return false
 	}
 	b.link.suspect()
-	if b.isAway() {
+	if b.look().of(stream).isAway() {
 		return false
 	}
 	pause := min(10*time.Millisecond<<min(attempt, 6), 500*time.Millisecond)

@@ -37,6 +37,7 @@ type Client struct {
 	idle      blockingConns // connections for blocking reads that are free now
 	targets   targets
 	registrar *registrar
+	probes    probeKeys
 	strangers strangerScans
 
 	runs serverRuns

@@ -74,8 +74,13 @@ func (c *Client) claimsKey(key string) string {
 	return c.streamKey("millrace:registry:keys:" + strconv.Itoa(int(hash.Sum32()%claimHashes)))
 }
 
-// probeKey is never there; see Ping.
-func (c *Client) probeKey() string { return "{" + c.registryKey() + "}:probe" }
+// probeKey is never there; see Ping. Those of other numbers than 0 are for other shards than that of the registry.
+func (c *Client) probeKey(n int) string {
+	if n == 0 {
+		return "{" + c.registryKey() + "}:probe"
+	}
+	return c.streamKey("millrace:registry:probe:" + strconv.Itoa(n))
+}
 
 // sourceKey is the key of the stream or of the lane that the entry stands in.
 func (c *Client) sourceKey(r Ref, group string) string {

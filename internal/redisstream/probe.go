@@ -14,16 +14,22 @@ import (
 // that is loading, one that has no memory left, and a user without the right to append are answered
 // as an append would be. It is asked over the connections over which appends go.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
-	start := time.Now()
-	err := probeScript.Run(ctx, c.appends, []string{c.probeKey()}).Err()
+	latency, err := c.probe(ctx, c.probeKey(0))
 	if isKeyRefused(err) { // the user has the keys of some streams, and not that one
+		start := time.Now()
 		err = c.appends.SRem(ctx, c.registryKey(), "").Err()
-	}
-	latency := time.Since(start)
-	if errors.Is(err, redis.Nil) {
-		return latency, nil // it answers nothing
+		latency = time.Since(start)
 	}
 	return latency, c.explained(ctx, err)
+}
+
+func (c *Client) probe(ctx context.Context, key string) (time.Duration, error) {
+	start := time.Now()
+	err := probeScript.Run(ctx, c.appends, []string{key}).Err()
+	if errors.Is(err, redis.Nil) { // it answers nothing
+		err = nil
+	}
+	return time.Since(start), err
 }
 
 // isKeyRefused reports whether a user lacks the right to a key, and not to a command.
