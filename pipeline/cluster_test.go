@@ -56,6 +56,7 @@ func startLoad(t *testing.T, publisher, worker *Bus, streams ...string) *load {
 					}
 				case r.Outcomes[0].Durability == Refused:
 					l.refused.Add(1)
+					t.Logf("refused: %v", err)
 				}
 			}
 		})
@@ -199,8 +200,8 @@ func TestP11RegistryThatIsAwayHoldsUpNoStream(t *testing.T) {
 		return errors.Is(err, ErrUnavailable)
 	})
 	h := b.Health(t.Context())
-	if h.Status == StatusHealthy {
-		t.Errorf("healthy: %+v", h.Problems)
+	if h.Status == StatusHealthy || !slices.ContainsFunc(h.Problems, func(p Problem) bool { return p.Code == "streams-unregistered" && strings.Contains(p.Text, fresh) }) {
+		t.Errorf("%s: %+v", h.Status, h.Problems)
 	}
 	cluster.Masters[registry].StartAgain(t)
 	awaitFact(t, "the registry", func() bool {
@@ -233,4 +234,83 @@ func TestP11DrainGoesOnBesideAShardThatIsAway(t *testing.T) {
 	if b.State() != StateDraining {
 		t.Errorf("the bus is %s", b.State())
 	}
+}
+
+// A shard from which nothing comes at all takes no other one along, however often it is the one that is asked which shards there are.
+func TestP11FrozenShardTakesNoOtherAlong(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, false)
+	frozen, alive := cluster.StreamOn(t, 0, "frozen"), cluster.StreamOn(t, 1, "alive")
+	var away atomic.Int32
+	b := openBus(t, Config{Redis: cluster.Options(), SpoolDir: t.TempDir(), Hooks: Hooks{State: func(_, to State, _ error) {
+		if to.isAway() {
+			away.Add(1)
+		}
+	}}})
+	publish(t, b, Event{Type: frozen + ".happened"}, Event{Type: alive + ".happened"})
+	cluster.Masters[0].Freeze(t)
+	awaitFact(t, "that its streams are spooled", func() bool {
+		r, err := b.Publish(t.Context(), Event{Type: frozen + ".happened"})
+		return err == nil && r.Outcomes[0].Durability == Spooled
+	})
+	for range 10 { // as long as it takes to ask them all, several times
+		results := b.link.look(t.Context(), checkTimeout)
+		for name, r := range results {
+			if r.err != nil && string(name) != cluster.Masters[0].Addr() {
+				t.Fatalf("shard %s: %v", name, r.err)
+			}
+		}
+	}
+	if n := away.Load(); n > 0 {
+		t.Errorf("the bus was away %d times", n)
+	}
+	if r := publish(t, b, Event{Type: alive + ".happened"}); r.Outcomes[0].Durability != Stored {
+		t.Errorf("%+v", r.Outcomes)
+	}
+	cluster.Masters[0].Thaw(t)
+	awaitState(t, b, StateDurable)
+}
+
+// A shard that takes no events is named, and so is one that is away by a bus that only looks.
+func TestP11HealthOfEachShard(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, false)
+	registry := slices.Index(cluster.Masters, cluster.Owner(t, "millrace:registry:streams"))
+	full, dead := (registry+1)%3, (registry+2)%3
+	b, looks := openBus(t, Config{Redis: cluster.Options()}), openBus(t, Config{Redis: cluster.Options(), RedisOnly: true, NoPublish: true})
+	problem := func(b *Bus, code string, shard int) func() bool {
+		return func() bool {
+			h := b.Health(t.Context())
+			return h.Status != StatusHealthy && slices.ContainsFunc(h.Problems, func(p Problem) bool {
+				return p.Code == code && strings.Contains(p.Text, cluster.Masters[shard].Addr())
+			})
+		}
+	}
+	admin := cluster.Masters[full].Client(t)
+	if err := admin.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	awaitFact(t, "the shard without memory", problem(b, problemRefused, full))
+	if err := b.Ready(); err != nil {
+		t.Errorf("other shards take events: %v", err)
+	}
+	cluster.Masters[dead].Kill(t)
+	awaitFact(t, "the shard that is away", problem(b, "shard-away", dead))
+	awaitFact(t, "the shard that is away, for who looks", problem(looks, "shard-away", dead))
+}
+
+// What one shard has forgotten is restored while another one is away, whose streams come first.
+func TestP11ForgottenEventsAreFoundBesideAShardThatIsAway(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, false)
+	dead, back := cluster.StreamOn(t, 0, "a"), cluster.StreamOn(t, 1, "b")
+	b := openBus(t, Config{Redis: cluster.Options(), SpoolDir: t.TempDir()})
+	publish(t, b, Event{ID: "dead", Type: dead + ".happened"})
+	publish(t, b, Event{ID: "back", Type: back + ".happened"})
+	cluster.Masters[0].Kill(t)
+	awaitFact(t, "the shard that is away", func() bool { return b.link.partly.Load() != nil })
+	cluster.Masters[1].Flush(t)
+	b.suspectRewind()
+	client := cluster.Client(t)
+	awaitFact(t, "the stream of the other shard", func() bool { return client.XLen(t.Context(), back).Val() == 1 })
 }

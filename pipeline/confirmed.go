@@ -47,10 +47,16 @@ type confirmedMark struct {
 // forgotten is what Redis has lost of a stream.
 type forgotten struct {
 	appends []confirmedAppend
-	atLeast bool // there was more, which is not kept any more
+	gaps    []gap // what was lost before these, and is not kept here any more
 }
 
-func (f *forgotten) isEmpty() bool { return len(f.appends) == 0 && !f.atLeast }
+// gap are appends of a writer to a stream that were lost, and are not kept any more. Those of a drain may be on disk still.
+type gap struct {
+	writer   string
+	from, to uint64 // sequences
+}
+
+func (f *forgotten) isEmpty() bool { return len(f.appends) == 0 && len(f.gaps) == 0 }
 
 const (
 	// confirmedBytes bounds what is kept per stream, whatever the number of events, confirmedTotal what is kept of all streams, in equal shares.
@@ -172,7 +178,9 @@ func (s *confirmedStream) compare(writer string, is, should uint64, markFor time
 	}
 	clear(s.appends[len(kept):])
 	s.appends = kept
-	s.forgotten.atLeast = s.forgotten.atLeast || mark.dropped > is
+	if mark.dropped > is {
+		s.forgotten.gaps = append(s.forgotten.gaps, gap{writer, is + 1, mark.dropped})
+	}
 	mark.dropped = min(mark.dropped, is)
 	if mark.seq == should {
 		mark.seq = is

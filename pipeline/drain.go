@@ -36,6 +36,7 @@ type drainer struct {
 	away    time.Time // when Redis is tried again, where it was away
 	backoff time.Duration
 	freed   time.Time // when room was given back last, or could not be
+	gone    uint64    // up to which record it was
 	unfreed bool      // it could not be
 	healed  time.Time // when it was tried last whether a disk that refused takes writes again
 
@@ -103,7 +104,7 @@ func (s *spooling) drain(untilEmpty bool) {
 				more = d.fill()
 			}
 		}
-		if (d.unfreed || d.hasLost()) && time.Since(d.freed) >= checkSoon {
+		if (d.unfreed || d.hasLost() || d.isReleased(d.gone)) && time.Since(d.freed) >= checkSoon {
 			d.free()
 		}
 		d.heal(time.Now())
@@ -207,9 +208,9 @@ func (d *drainer) fill() (more bool) {
 
 // goBack has the reader begin again at the first record that was skipped of a stream whose time has come.
 func (d *drainer) goBack(now time.Time) {
-	back := d.next
+	back, look := d.next, d.bus.look()
 	for _, s := range d.turns {
-		if s.skipped != nil && !now.Before(s.aside) {
+		if s.skipped != nil && !now.Before(s.aside) && !look.of(s.name).isAway() {
 			back = min(back, s.skipped.number)
 			s.skipped = nil
 		}
@@ -335,6 +336,9 @@ func (d *drainer) failed(s *drainStream, err error) {
 	case d.bus.stopped.Err() != nil:
 		return
 	case (class == redisstream.Away || class == redisstream.Silent) && d.bus.redis.IsCluster(): // the link says so, of the shard
+		if s.backoff == backoffMost && !d.bus.look().of(s.name).isAway() {
+			d.complain(s.name, err) // it is a slot that no shard serves, say
+		}
 		d.setAside(s, now.Add(jittered(s.backoff)))
 		s.backoff = min(2*s.backoff, backoffMost)
 	case class == redisstream.Away, class == redisstream.Silent: // the link says so
@@ -373,7 +377,8 @@ func (d *drainer) free() {
 		return
 	}
 	d.freed, d.unfreed = time.Now(), false
-	if err := d.log.Drained(first - 1); err != nil {
+	d.gone = d.mayGo(first - 1)
+	if err := d.log.Drained(d.gone); err != nil {
 		d.unfreed = true
 		d.complain(stuckRoom, fmt.Errorf("give room of the spool back: %w", err))
 	} else {

@@ -135,6 +135,10 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 		return false
 	}
 	shardsAway := b.shardProblems(h)
+	if streams := b.redis.Unregistered(); len(streams) > 0 {
+		h.problem("streams-unregistered", SeverityError, fmt.Sprintf("%d streams have events and are not in the registry yet (%s): who follows all streams does not find them",
+			len(streams), strings.Join(streams[:min(len(streams), maxNamed)], ", ")), "is the shard of the registry up?")
+	}
 	server, err := b.redis.Server(ctx)
 	if err != nil && shardsAway { // it may be one of them that was asked
 		return true
@@ -164,6 +168,10 @@ func (b *Bus) redisHealth(ctx context.Context, h *Health) bool {
 
 // shardProblems names the shards that are away while others are not, and which streams that concerns.
 func (b *Bus) shardProblems(h *Health) (away bool) {
+	refusals := b.link.refusals()
+	for _, shard := range slices.Sorted(maps.Keys(refusals)) {
+		h.redisProblem(problemRefused, SeverityError, fmt.Sprintf("shard %s of the cluster takes no events: ", shard), b.redisError("publish", "", refusals[shard]))
+	}
 	look := b.look()
 	if look.partly == nil {
 		return false

@@ -198,14 +198,11 @@ func (l *link) pause() time.Duration {
 
 // look checks each shard.
 func (l *link) look(ctx context.Context, timeout time.Duration) map[redisstream.Shard]checked {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if l.bus.cfg.NoPublish {
-		latency, err := l.bus.redis.PingRead(ctx)
-		return map[redisstream.Shard]checked{"": {latency, err}}
-	}
 	results := map[redisstream.Shard]checked{}
-	names, err := l.bus.redis.Shards(ctx)
+	// A node from which nothing comes may be the one that is asked which shards there are: the checks have their time to themselves.
+	naming, cancel := context.WithTimeout(ctx, timeout/3)
+	names, err := l.bus.redis.Shards(naming)
+	cancel()
 	if err != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -216,11 +213,20 @@ func (l *link) look(ctx context.Context, timeout time.Duration) map[redisstream.
 		}
 		return results
 	}
+	ctx, cancel = context.WithTimeout(ctx, timeout)
+	defer cancel()
+	ping := l.bus.redis.PingShard
+	if l.bus.cfg.NoPublish {
+		ping = l.bus.redis.PingReadShard
+	}
 	var mu sync.Mutex
 	var checks sync.WaitGroup
 	for _, name := range names {
 		checks.Go(func() {
-			latency, err := l.bus.redis.PingShard(ctx, name)
+			latency, err := ping(ctx, name)
+			if errors.Is(err, redisstream.ErrNoSlots) {
+				return
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			results[name] = checked{latency, err}
@@ -230,16 +236,43 @@ func (l *link) look(ctx context.Context, timeout time.Duration) map[redisstream.
 	return results
 }
 
-// refused returns why a server that is there takes no events; nil where it does, or is away.
-func (l *link) refused() error {
+// refused returns why all servers that are there take no events; nil where one does, or all are away.
+func (l *link) refused() (err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(l.shards)) {
-		if err := l.shards[name].refusal; err != nil {
-			return err
+	for _, s := range l.shards {
+		switch {
+		case s.away:
+		case s.refusal == nil:
+			return nil
+		default:
+			err = s.refusal
 		}
 	}
+	return err
+}
+
+// refusedBy returns why a server that is there takes no events; nil where it does, or is away.
+func (l *link) refusedBy(name redisstream.Shard) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.shards[name]; s != nil {
+		return s.refusal
+	}
 	return nil
+}
+
+// refusals returns why shards of a cluster that are there take no events.
+func (l *link) refusals() map[redisstream.Shard]error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	refusals := map[redisstream.Shard]error{}
+	for name, s := range l.shards {
+		if s.refusal != nil && name != "" {
+			refusals[name] = s.refusal
+		}
+	}
+	return refusals
 }
 
 // isConnected reports whether any server answers.
@@ -397,6 +430,15 @@ type outlook struct {
 	partly *map[redisstream.Shard]time.Time
 }
 
+// isAway reports whether a shard is away.
+func (o outlook) isAway(name redisstream.Shard) bool {
+	if o.partly == nil {
+		return o.state.isAway()
+	}
+	_, away := (*o.partly)[name]
+	return away
+}
+
 // look returns what the bus can promise now.
 func (b *Bus) look() outlook {
 	o := outlook{bus: b, state: b.State()}
@@ -408,10 +450,7 @@ func (b *Bus) look() outlook {
 
 // of is what the bus can promise for a stream.
 func (o outlook) of(stream string) State {
-	if o.partly == nil || o.state.isAway() {
-		return o.state
-	}
-	if _, away := (*o.partly)[o.bus.redis.ShardOf(stream)]; !away {
+	if o.partly == nil || o.state.isAway() || !o.isAway(o.bus.redis.ShardOf(stream)) {
 		return o.state
 	}
 	if o.bus.spool != nil {

@@ -106,13 +106,15 @@ func (one *refusedStream) isOver(now time.Time) bool {
 }
 
 // refuses notes that the server refuses events of a stream. Where it refuses those of all, or is away, link
-// knows; but in Cluster it asks one server only.
+// knows.
 func (b *Bus) refuses(stream string, events int, err error) {
-	if b.link == nil || b.isAway() || b.link.refused() != nil {
+	if b.link == nil || b.look().of(stream).isAway() || b.link.refusedBy(b.redis.ShardOf(stream)) != nil {
 		return
 	}
 	switch class := redisstream.Classify(err); {
 	case class == redisstream.Other && errors.Is(err, context.Canceled):
+	case class == redisstream.Away && b.redis.IsCluster(): // of slots that no shard serves, say
+		b.refusals.note(stream, events, b.redisError("append", stream, err))
 	case class == redisstream.Denied, class == redisstream.Other, class == redisstream.BackPressure, class == redisstream.ReadOnly:
 		b.refusals.note(stream, events, b.redisError("append", stream, err))
 	}

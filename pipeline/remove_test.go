@@ -109,7 +109,7 @@ func TestP15RemovedStreamTakesEventsWithoutAPlaceAlong(t *testing.T) {
 				f.appends[i].noted = f.appends[i].noted.Add(2 * clockSkew)
 			}
 		}
-		lost, _ := b.sift("booking", f)
+		lost := b.sift("booking", &f)
 		return len(lost)
 	}
 	if n := lost(1); n != 1 {

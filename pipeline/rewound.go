@@ -175,19 +175,26 @@ func (b *Bus) rewoundLoop() {
 		case <-b.ending:
 			ending = true
 		}
-		away := b.isAway()
-		if away && !ending {
+		if b.isAway() && !ending {
 			continue // its return asks again
 		}
 		b.confirmed.tidy()
+		begun, all := time.Now(), true
+		look := b.look()
 		for _, stream := range b.confirmed.names() {
-			away = away || !b.compareMarks(stream)
-			if away && !ending {
+			there := !look.of(stream).isAway() && b.compareMarks(stream)
+			all = all && there
+			if !there && !ending && !b.redis.IsCluster() { // in Cluster others may be there
 				break
 			}
 			if f := b.confirmed.takeForgotten(stream); !f.isEmpty() {
-				mending.Go(func() { b.rewound(stream, f) }) // one stream must not hold up others
+				all = false
+				let := b.spool.holdKept()
+				mending.Go(func() { defer let(); b.rewound(stream, f) }) // one stream must not hold up others
 			}
+		}
+		if all {
+			b.spool.marksSeen(begun, ending)
 		}
 	}
 }
@@ -210,26 +217,37 @@ func (b *Bus) compareMarks(stream string) bool {
 // rewound names what Redis has forgotten of a stream, counts it, and appends it again.
 func (b *Bus) rewound(stream string, f forgotten) {
 	noticed := time.Now().UTC()
-	all, atLeast := b.sift(stream, f)
-	if len(all) == 0 && !atLeast {
+	all := b.sift(stream, &f)
+	spooled, atLeast := 0, false
+	for _, g := range f.gaps {
+		complete := b.spool.keptEvents(stream, g, func(events []forgottenEvent) { spooled += len(events) })
+		atLeast = atLeast || !complete
+	}
+	if len(all) == 0 && spooled == 0 && !atLeast {
 		b.logger.Warn("marks of a stream's appends are gone, but nothing else is: the stream was removed, or somebody deletes the keys beside it", "stream", stream)
 		return
 	}
-	lost := Loss{Stream: stream, Reason: ReasonRewound, Events: max(1, len(all)), AtLeast: atLeast, Time: noticed} // a mark that is gone stands for one at least
+	lost := Loss{Stream: stream, Reason: ReasonRewound, Events: max(1, spooled+len(all)), AtLeast: atLeast, Time: noticed} // a mark that is gone stands for one at least
 	lost.From, lost.To = reach(all)
 	b.logger.Error("redis has forgotten events that it had confirmed", "stream", stream, "events", lost.Events, "at_least", lost.AtLeast,
 		"from", lost.From, "to", lost.To, "restore", !b.cfg.NoRestore)
 	noted := b.lose(lost)
-	for part := range slices.Chunk(all, min(namedAtOnce, 1+b.cfg.MaxDataBytes/1024)) {
-		restored := 0
-		if !b.cfg.NoRestore {
-			restored = b.restore(stream, part)
-			b.losses.update(noted, func(l *Loss) { l.Restored += restored })
+	mend := func(events []forgottenEvent) {
+		for part := range slices.Chunk(events, min(namedAtOnce, 1+b.cfg.MaxDataBytes/1024)) {
+			restored := 0
+			if !b.cfg.NoRestore {
+				restored = b.restore(stream, part)
+				b.losses.update(noted, func(l *Loss) { l.Restored += restored })
+			}
+			b.announceLoss(Loss{Stream: stream, Reason: ReasonRewound, Events: len(part), AtLeast: lost.AtLeast, Restored: restored,
+				Time: lost.Time}, part)
 		}
-		b.announceLoss(Loss{Stream: stream, Reason: ReasonRewound, Events: len(part), AtLeast: lost.AtLeast, Restored: restored,
-			Time: lost.Time}, part)
 	}
-	if len(all) == 0 {
+	for _, g := range f.gaps { // what is kept in memory came later
+		b.spool.keptEvents(stream, g, mend)
+	}
+	mend(all)
+	if spooled+len(all) == 0 {
 		b.announceLoss(lost, nil)
 	}
 	if restored := b.losses.update(noted, func(*Loss) {}).Restored; restored > 0 {
@@ -290,9 +308,9 @@ func reach(events []forgottenEvent) (from, to Position) {
 	return from, to
 }
 
-// sift returns the events that are lost indeed. A mark can be gone alone: where the stream was removed, where keys are evicted, or where it was read from a
+// sift returns the events that are lost indeed, and takes away the gaps of what is not. A mark can be gone alone: where the stream was removed, where keys are evicted, or where it was read from a
 // master that is none any more. It asks until it knows; where nobody may ask, or this process ends while Redis is away, it takes all for lost.
-func (b *Bus) sift(stream string, f forgotten) (lost []forgottenEvent, atLeast bool) {
+func (b *Bus) sift(stream string, f *forgotten) (lost []forgottenEvent) {
 	all := f.events()
 	for backoff := backoffFirst; ; backoff = min(2*backoff, backoffMost) {
 		removed, err := b.redis.RemovedAt(b.mending, stream)
@@ -307,7 +325,7 @@ func (b *Bus) sift(stream string, f forgotten) (lost []forgottenEvent, atLeast b
 			}
 			holds, err = b.redis.Holds(b.mending, stream, places)
 		}
-		unknowable := redisstream.Classify(err) == redisstream.Denied || b.isEnding() && b.isAway()
+		unknowable := redisstream.Classify(err) == redisstream.Denied || b.isEnding() && b.look().of(stream).isAway()
 		if err != nil && !unknowable && sleep(b.mending, jittered(backoff)) {
 			continue
 		}
@@ -317,7 +335,10 @@ func (b *Bus) sift(stream string, f forgotten) (lost []forgottenEvent, atLeast b
 				lost = append(lost, e)
 			}
 		}
-		return lost, f.atLeast && removed == 0 && (len(lost) > 0 || len(all) == 0)
+		if removed != 0 || len(lost) == 0 && len(all) > 0 {
+			f.gaps = nil
+		}
+		return lost
 	}
 }
 

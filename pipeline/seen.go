@@ -37,6 +37,9 @@ func short(format string, args ...any) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])[:22]
 }
 
+// claimTimeout is how long a call with a key waits for what the key is used for: a Redis that is away has its own time.
+const claimTimeout = time.Second
+
 // claim refuses a call whose key was used for another one. Each stream remembers the keys of its own events; what a key was used for elsewhere only
 // their common place tells. Where Redis is away that can't be asked, and the call goes its way.
 func (b *Bus) claim(ctx context.Context, o PublishOptions, waiting []pending) error {
@@ -46,7 +49,7 @@ func (b *Bus) claim(ctx context.Context, o PublishOptions, waiting []pending) er
 	log := streamLog(b.log)
 	if o.Scope == LocalOnly {
 		log = b.local
-	} else if b.isAway() {
+	} else if b.redis != nil && b.look().isAway(b.redis.ClaimShard(short("key\x00%s", o.Key))) {
 		return nil
 	}
 	var content strings.Builder
@@ -54,18 +57,20 @@ func (b *Bus) claim(ctx context.Context, o PublishOptions, waiting []pending) er
 		content.WriteString(waiting[i].stream + "\x00" + waiting[i].once.Print + "\x00")
 	}
 	print := short("%s", content.String())
-	used, err := log.Claim(ctx, short("key\x00%s", o.Key), print+" "+waiting[0].stream+" "+waiting[0].message.UUID, keyWindow)
+	asking, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	used, err := log.Claim(asking, short("key\x00%s", o.Key), print+" "+waiting[0].stream+" "+waiting[0].message.UUID, keyWindow)
 	switch redisstream.Classify(err) {
 	case redisstream.None:
 	case redisstream.BackPressure, redisstream.Denied:
 		return b.redisError("remember the idempotency key", "", err)
 	default:
-		return nil // the append meets the same, and says how safe the events are
+		return context.Cause(ctx) // nil: the append meets the same, and says how safe the events are
 	}
 	standing, by, _ := strings.Cut(used, " ")
 	if standing != print {
 		stream, id, _ := strings.Cut(by, " ")
-		return fmt.Errorf("%w, by a call that began with the event %s of stream %s", ErrConflict, id, stream)
+		return fmt.Errorf("%w: by a call that begins with the event %s of stream %s", ErrConflict, id, stream)
 	}
 	return nil
 }

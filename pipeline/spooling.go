@@ -43,6 +43,7 @@ type spooling struct {
 	damages []spool.Damage
 
 	fallback fallback
+	keepsake keepsake
 
 	adopted *spooling           // of a dead process, which is being drained; nil: none
 	left    map[string]leftSlot // slots that can't be drained

@@ -95,8 +95,8 @@ type streamQueue struct {
 
 	events  []*pending // guarded by the writer's lock, as what follows
 	bytes   int64
-	working bool // a worker has it
-	failing bool // its append is being repeated
+	working bool      // a worker has it
+	begun   time.Time // when the append under way was; zero: none is
 }
 
 func newWriter(b *Bus, name string) *writer {
@@ -146,11 +146,11 @@ func (w *writer) put(ctx context.Context, events []*pending) {
 	}
 }
 
-// add queues an event, if there is room. A stream whose append is being repeated leaves as much room to the others as it takes. The lock is held.
+// add queues an event, if there is room. A stream whose append takes long leaves as much room to the others as it takes. The lock is held.
 func (w *writer) add(p *pending) bool {
 	q, size := w.queue(p.stream), int64(p.size())
 	events, bytes := w.bus.cfg.QueueEvents-w.events, w.bus.cfg.QueueBytes-w.bytes
-	if events <= 0 || w.bytes > 0 && bytes < size || q.failing && (len(q.events) >= events || q.bytes >= bytes) {
+	if events <= 0 || w.bytes > 0 && bytes < size || (len(q.events) >= events || q.bytes >= bytes) && q.isSlow() {
 		return false
 	}
 	q.events = append(q.events, p)
@@ -191,6 +191,7 @@ func (q *streamQueue) take() []*pending {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	q.begun = time.Time{}
 	if len(q.events) == 0 {
 		q.working = false
 		return nil
@@ -198,7 +199,7 @@ func (q *streamQueue) take() []*pending {
 	w.mu.Unlock()
 	runtime.Gosched()
 	w.mu.Lock()
-	q.busy = true
+	q.busy, q.begun = true, time.Now()
 	w.busy.Add(1)
 	n, bytes := 0, 0
 	for n < len(q.events) && n < flushEvents && (n == 0 || bytes+q.events[n].size() <= flushBytes) && (q.events[n].once == nil) == (q.events[0].once == nil) {
@@ -230,12 +231,11 @@ func (w *writer) close() {
 	close(w.ready)
 }
 
-// fails notes whether the append under way is being repeated.
-func (q *streamQueue) fails(failing bool) {
-	q.writer.mu.Lock()
-	defer q.writer.mu.Unlock()
-	q.failing = failing
-}
+// slowAppend is how long an append may take before its stream must leave room to others.
+const slowAppend = 500 * time.Millisecond
+
+// isSlow reports whether the append under way takes long, or is being repeated. The lock is held.
+func (q *streamQueue) isSlow() bool { return !q.begun.IsZero() && time.Since(q.begun) > slowAppend }
 
 // append stores events, repeating the same append while Redis is away, until the bus gives up on it.
 func (q *streamQueue) append(batch []*pending) {
@@ -266,8 +266,6 @@ func (q *streamQueue) repeat(deadline time.Time, batch []*pending, messages []re
 	b := q.writer.bus
 	ctx, cancel := context.WithDeadlineCause(b.stopped, deadline, errOutage)
 	defer cancel()
-	q.fails(true)
-	defer q.fails(false)
 	certain := true // that nothing was stored
 	for attempt := 0; ; attempt++ {
 		certain = certain && (redisstream.NotSent(err) || b.redis == nil)

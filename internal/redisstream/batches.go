@@ -89,7 +89,7 @@ func (b *batches) eval(ctx context.Context, call *batchCall) *redis.Cmd {
 	}
 	if b.drop(call) {
 		gaveUp := redis.NewCmd(ctx)
-		gaveUp.SetErr(context.Cause(ctx))
+		gaveUp.SetErr(notSent{context.Cause(ctx)})
 		return gaveUp
 	}
 	return b.hasTurn(ctx, call, <-call.turn) // it is on its way
@@ -152,15 +152,19 @@ func (b *batches) send(ctx context.Context, call *batchCall) {
 
 // alone runs a call. A script that the server does not know goes there with it.
 func (b *batches) alone(ctx context.Context, call *batchCall) {
-	call.reply = b.client.Do(ctx, call.args...)
+	call.reply = redis.NewCmd(ctx, call.args...)
+	_ = b.client.Process(ctx, unrepeated{call.reply}) // the reply says it
 	if err := call.reply.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		keys := make([]string, call.args[2].(int))
-		for i := range keys {
-			keys[i] = call.args[3+i].(string)
-		}
-		call.reply = call.script.Eval(ctx, b.client, keys, call.args[3+len(keys):]...)
+		call.reply = redis.NewCmd(ctx, withText(call.script, call.args)...)
+		_ = b.client.Process(ctx, unrepeated{call.reply})
 	}
 }
+
+// unrepeated is a command that a Cluster client does not send again by itself, where an answer did not come: only the last error would be told, which
+// may be that of a connection that was never made, and what the first time has done nobody would know.
+type unrepeated struct{ *redis.Cmd }
+
+func (unrepeated) NoRetry() bool { return true }
 
 // exec runs a batch. Scripts that the server does not know yet are loaded, and run then.
 func (b *batches) exec(ctx context.Context, batch []*batchCall) {

@@ -13,6 +13,9 @@ const (
 	claimsBound = 1_000_000 / claimHashes
 )
 
+// ClaimShard returns the shard that remembers what a key is used for.
+func (c *Client) ClaimShard(key string) Shard { return c.shardOf(c.claimsKey(key)) }
+
 // Claim remembers for what an idempotency key is used, for a time, unless it is used already, and returns what it is used for.
 func (c *Client) Claim(ctx context.Context, key, what string, window time.Duration) (used string, err error) {
 	return claimScript.Run(ctx, c.appends, []string{c.claimsKey(key)}, key, what, window.Milliseconds(), claimsBound).Text()

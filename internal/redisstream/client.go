@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -111,8 +112,7 @@ func options(from *redis.UniversalOptions, change func(*redis.UniversalOptions))
 // Close closes the connections.
 func (c *Client) Close() error {
 	c.idle.close()
-	c.registrar.close()
-	var first error
+	first := c.registrar.close()
 	for _, client := range []redis.UniversalClient{c.appends, c.blocking, c.groups, c.admin, c.beats} {
 		if err := client.Close(); err != nil && first == nil {
 			first = fmt.Errorf("close redis client: %w", err)
@@ -160,7 +160,22 @@ var (
 	flowScript     = load("flow")
 )
 
-func load(name string) *redis.Script { return redis.NewScript(source(name)) }
+// texts are the scripts as they go to a server that does not know them.
+var texts = map[*redis.Script]string{}
+
+func load(name string) *redis.Script {
+	text := source(name)
+	script := redis.NewScript(text)
+	texts[script] = text
+	return script
+}
+
+// withText is an EVALSHA as an EVAL. In Cluster that goes where the keys are; to load a script would need all shards.
+func withText(script *redis.Script, args []any) []any {
+	all := slices.Clone(args)
+	all[0], all[1] = "EVAL", texts[script]
+	return all
+}
 
 // source returns a script. A line "-- include NAME" of it stands for what lua/NAME.lua says,
 // which several scripts have in common: Redis has no other way for scripts to share any.
@@ -197,17 +212,30 @@ func rawScript(ctx context.Context, client redis.UniversalClient, script *redis.
 	all = append(all, args...)
 	text, err := raw(ctx, client, all...)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") || strings.HasPrefix(text, "-NOSCRIPT") {
-		if err := loadScript(ctx, client, script); err != nil {
-			return "", err
-		}
-		text, err = raw(ctx, client, all...)
+		text, err = raw(ctx, client, withText(script, all)...)
 	}
 	return text, err
 }
 
 // loadScript gives a script to the server, which does not know it: it was started again, or its scripts
 // were flushed. A start leaves connections behind that are dead, hence the repetition.
+//
+// In Cluster it goes to all shards that are there.
 func loadScript(ctx context.Context, client redis.UniversalClient, script *redis.Script) (err error) {
+	if cluster, ok := client.(*redis.ClusterClient); ok {
+		var loaded atomic.Bool
+		err := cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+			err := loadScript(ctx, node, script)
+			if err == nil {
+				loaded.Store(true)
+			}
+			return err
+		})
+		if loaded.Load() {
+			return nil
+		}
+		return err
+	}
 	for range 3 {
 		if err = script.Load(ctx, client).Err(); err == nil {
 			return nil

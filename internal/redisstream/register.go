@@ -2,6 +2,9 @@ package redisstream
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -140,9 +143,9 @@ func (r *registrar) run() {
 		clear(r.due)
 		r.mu.Unlock()
 		err := r.client.enter(r.ctx, streams...)
-		again := Classify(err) == Away // else it is refused, as the next append of a new stream will be
+		again := err != nil
 		r.mu.Lock()
-		r.failing = again
+		r.failing = Classify(err) == Away
 		for _, to := range streams {
 			if again {
 				r.due[to] = struct{}{}
@@ -158,11 +161,56 @@ func (r *registrar) run() {
 	}
 }
 
-// close ends it.
-func (r *registrar) close() {
+// forget makes the next append to a stream enter it.
+func (r *registrar) forget(to *target) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.due, to)
+	to.registered.Store(0)
+}
+
+// close ends it, with a last try. The error names the streams that nobody finds who does not know them.
+func (r *registrar) close() error {
 	r.mu.Lock()
 	r.ended = true
 	r.mu.Unlock()
 	r.end()
 	r.loop.Wait()
+	var never []*target
+	for to := range r.due {
+		if to.registered.Load() == 0 {
+			never = append(never, to)
+		}
+	}
+	if len(never) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), registerWait)
+	defer cancel()
+	err := r.client.enter(ctx, never...)
+	if err == nil {
+		return nil
+	}
+	names := make([]string, len(never))
+	for i, to := range never {
+		names[i] = to.stream
+	}
+	slices.Sort(names)
+	return fmt.Errorf("streams %s are not in the registry, the next append to them enters them: %w", strings.Join(names, ", "), err)
 }
+
+// missing names the streams that were appended to and are not in the registry yet.
+func (r *registrar) missing() (streams []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for to := range r.due {
+		if to.registered.Load() == 0 {
+			streams = append(streams, to.stream)
+		}
+	}
+	slices.Sort(streams)
+	return streams
+}
+
+// Unregistered names the streams that this client has appended to and that are not in the registry yet: the shard of that is away.
+func (c *Client) Unregistered() []string { return c.registrar.missing() }

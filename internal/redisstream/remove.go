@@ -29,11 +29,13 @@ func (c *Client) Remove(ctx context.Context, stream, own string) error {
 	if err := removeScript.Run(ctx, c.admin, keys, own, removedFor.Milliseconds()).Err(); err != nil {
 		return err
 	}
+	to := c.targets.of(c, stream)
+	c.registrar.forget(to)
 	// Last, in its own slot: until everything else is gone, the stream can be found.
 	if err := c.admin.SRem(ctx, c.registryKey(), stream).Err(); err != nil {
 		return err
 	}
-	c.targets.of(c, stream).registered.Store(0) // the next append enters it again
+	c.registrar.forget(to) // the next append enters it again
 	return nil
 }
 

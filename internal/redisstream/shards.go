@@ -2,6 +2,7 @@ package redisstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -59,12 +60,37 @@ func (c *Client) shardOf(key string) Shard {
 
 // probeKeys are keys that are never there, one of each shard.
 type probeKeys struct {
-	mu sync.Mutex
-	of map[Shard]string
+	mu   sync.Mutex
+	of   map[Shard]string
+	none map[Shard]time.Time // those of which none was found, until when it is not looked for
 }
 
-// probeTries is how many names are tried to find a key of a shard: with 100 shards one of them has none in 10,000 after 920.
-const probeTries = 4096
+const (
+	// probeTries is how many names are tried to find a key of a shard: of a shard of a single slot none is found once in 3,000 times.
+	probeTries = 1 << 17
+	// probeAgain is how long it takes until that is tried again.
+	probeAgain = time.Minute
+)
+
+// ErrNoSlots: a shard has nothing that could be asked for.
+var ErrNoSlots = errors.New("shard has no slots")
+
+// PingReadShard is PingRead of one shard.
+func (c *Client) PingReadShard(ctx context.Context, shard Shard) (time.Duration, error) {
+	if !c.IsCluster() || shard == "" {
+		return c.PingRead(ctx)
+	}
+	key, ok := c.probes.find(shard, c.shardOf, c.probeKey)
+	if !ok {
+		return 0, ErrNoSlots
+	}
+	start := time.Now()
+	err := c.admin.Exists(ctx, key).Err()
+	if isKeyRefused(err) { // it has answered
+		err = nil
+	}
+	return time.Since(start), err
+}
 
 // PingShard is Ping of one shard.
 func (c *Client) PingShard(ctx context.Context, shard Shard) (time.Duration, error) {
@@ -74,7 +100,7 @@ func (c *Client) PingShard(ctx context.Context, shard Shard) (time.Duration, err
 	}
 	key, ok := c.probes.find(shard, c.shardOf, c.probeKey)
 	if !ok {
-		return 0, nil // it has no slots
+		return 0, ErrNoSlots
 	}
 	latency, err := c.probe(ctx, key)
 	if isKeyRefused(err) { // the user has the keys of some streams, and not this one
@@ -96,6 +122,9 @@ func (p *probeKeys) find(shard Shard, shardOf func(key string) Shard, name func(
 	if key = p.of[shard]; key != "" && shardOf(key) == shard {
 		return key, true
 	}
+	if time.Now().Before(p.none[shard]) {
+		return "", false
+	}
 	for n := range probeTries {
 		if key = name(n); shardOf(key) == shard {
 			if p.of == nil {
@@ -105,5 +134,9 @@ func (p *probeKeys) find(shard Shard, shardOf func(key string) Shard, name func(
 			return key, true
 		}
 	}
+	if p.none == nil {
+		p.none = map[Shard]time.Time{}
+	}
+	p.none[shard] = time.Now().Add(probeAgain)
 	return "", false
 }

@@ -172,6 +172,21 @@ func TestG18PendingEntriesAreNotCountedTwice(t *testing.T) {
 	}
 }
 
+// A stream begins with more than it may keep.
+func TestP14FirstAppendMayBeBeyondTheLimit(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	for kind, appended := range appendsOf {
+		c := New(Config{Redis: server.Options(), Namespace: kind, MaxLen: 20})
+		t.Cleanup(func() { _ = c.Close() })
+		for seq := range uint64(3) {
+			if err := appended(t.Context(), c, seq+1, messagesOf(200, 10)); err != nil {
+				t.Errorf("%s: %v", kind, err)
+			}
+		}
+	}
+}
+
 // While a stream keeps to its limit an append asks for nothing but its length.
 func TestG18WithinTheLimitNothingIsAsked(t *testing.T) {
 	t.Parallel()

@@ -22,8 +22,9 @@
 -- XTRIM by MINID with LIMIT writes IDs to the append-only file, where MAXLEN would write a length
 -- (ADR 0008); with ~ and LIMIT it removes whole nodes from the front, as many as fit into the
 -- limit.
-local over = redis.call('XLEN', KEYS[1]) + more - limit
-if over >= 100 then
+local length = redis.call('XLEN', KEYS[1])
+local over = length + more - limit
+if over >= 100 and length > 0 then
   -- include id
   over = math.min(over, 10000) -- a script must not hold the server up; the next append goes on
 
