@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -128,12 +130,17 @@ func RedisFromEnv(lookup func(string) (string, bool)) (*redis.UniversalOptions, 
 		}
 		return options, nil
 	}
-	port := get("REDIS_PORT", "6379")
+	port, host := get("REDIS_PORT", "6379"), get("REDIS_HOST", "")
+	if service, ok := strings.CutPrefix(port, "tcp://"); ok { // Kubernetes sets it so for a service of the name redis
+		if of, number, err := net.SplitHostPort(service); err == nil {
+			port, host = number, cmp.Or(host, of)
+		}
+	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return nil, fmt.Errorf("REDIS_PORT: %q is not a port", port)
 	}
 	return &redis.UniversalOptions{
-		Addrs:    []string{net.JoinHostPort(get("REDIS_HOST", "localhost"), port)},
+		Addrs:    []string{net.JoinHostPort(cmp.Or(host, "localhost"), port)},
 		Password: get("REDIS_PASSWORD", ""),
 	}, nil
 }
@@ -144,7 +151,11 @@ func RedisFromEnv(lookup func(string) (string, bool)) (*redis.UniversalOptions, 
 func ParseRedisURL(text string) (*redis.UniversalOptions, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, errors.New("malformed URL, want redis://[user:password@]host[:port][/database]")
+		return nil, errors.New("malformed URL, want redis://[user:password@]host[:port][/database]; percent-encode / ? # % @ in user and password")
+	}
+	// A password with one of these characters ends the host, and what stands before it would be taken for one.
+	if _, behind, _ := strings.Cut(text, "://"); strings.Contains(behind[min(len(behind), max(0, strings.IndexAny(behind+"/", "/?#"))):], "@") {
+		return nil, errors.New("URL has an @ behind its host; percent-encode / ? # % @ in user and password")
 	}
 	switch query := u.Query(); {
 	case u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix":

@@ -54,6 +54,8 @@ func TestConfigFromEnvWithRedis(t *testing.T) {
 		"":                 {"localhost:6379", ""},
 		"REDIS_HOST=redis": {"redis:6379", ""},
 		"REDIS_HOST=::1 REDIS_PORT=7000 REDIS_PASSWORD=p":       {"[::1]:7000", "p"},
+		"REDIS_HOST=redis REDIS_PORT=tcp://10.0.0.1:7001":       {"redis:7001", ""},
+		"REDIS_PORT=tcp://10.0.0.1:7001":                        {"10.0.0.1:7001", ""},
 		"REDIS_URL=redis://:secret@host:1/2 REDIS_HOST=ignored": {"host:1", "secret"},
 	} {
 		cfg, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=true " + env))
@@ -135,6 +137,12 @@ func TestParseRedisURL(t *testing.T) {
 	cluster, err := ParseRedisURL("rediss://n1:7000?addr=n2:7000")
 	if err != nil || !cluster.IsClusterMode || len(cluster.Addrs) != 2 || cluster.TLSConfig == nil {
 		t.Errorf("cluster: %+v, %v", cluster, err)
+	}
+	// A password that would end the host makes no other host of what stands before it.
+	for _, text := range []string{"redis://user:123/secret@host:1", "redis://user:1?secret@host:1", "redis://user:1#secret@host:1", "redis://:100%secret@host", "redis://:sec/ret@host"} {
+		if o, err := ParseRedisURL(text); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "percent-encode") {
+			t.Errorf("%q: %+v, error %v", text, o, err)
+		}
 	}
 	for _, text := range []string{"http://secret@host", "redis://", "redis://:secret@host:1/x", "redis://:secret@ho st", "://secret", "redis://:secret@host?no_such_option=1"} {
 		if _, err := ParseRedisURL(text); err == nil || strings.Contains(err.Error(), "secret") {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/rishi-platform/millrace/pipeline"
@@ -137,19 +138,37 @@ type simpleEvent struct {
 	Payload        json.RawMessage   `json:"payload,omitempty"`
 }
 
-// history yields what a server answers to a query, a page at a time.
-func (c *serverClient) history(ctx context.Context, query url.Values, yield func(pipeline.Record) error) error {
-	answer, err := c.do(ctx, http.MethodGet, "/api/events/history", query, nil, nil)
-	if err != nil {
-		return err
+// history yields up to limit events that a server answers to a query. A server looks at a part of what it has for each request, and says where to go on.
+func (c *serverClient) history(ctx context.Context, query url.Values, limit int, yield func(pipeline.Record) error) error {
+	for {
+		query.Set("limit", strconv.Itoa(limit))
+		answer, err := c.do(ctx, http.MethodGet, "/api/events/history", query, nil, nil)
+		if err != nil {
+			return err
+		}
+		page := historyPage{Complete: true}
+		if err := json.Unmarshal(answer, &page); err != nil {
+			return fmt.Errorf("read history: %w", err)
+		}
+		if err := page.each(yield); err != nil {
+			return err
+		}
+		if limit -= len(page.Events); limit <= 0 || page.Complete || page.Next == "" {
+			return nil
+		}
+		query.Set("after", page.Next)
 	}
-	var page struct {
-		Events []json.RawMessage `json:"events"`
-	}
-	if err := json.Unmarshal(answer, &page); err != nil {
-		return fmt.Errorf("read history: %w", err)
-	}
-	for _, text := range page.Events {
+}
+
+// historyPage is an answer to a history request.
+type historyPage struct {
+	Events   []json.RawMessage `json:"events"`
+	Next     string            `json:"next"`
+	Complete bool              `json:"complete"` // else what matches may stand further on
+}
+
+func (p *historyPage) each(yield func(pipeline.Record) error) error {
+	for _, text := range p.Events {
 		var r pipeline.Record
 		var place struct {
 			Stream   string            `json:"stream"`

@@ -27,8 +27,12 @@ type keptCursor struct {
 	failed  bool // an event was not dealt with: the cursor may not pass it
 }
 
-// readCursor returns what a file keeps; empty where there is none yet.
+// readCursor returns what a file keeps; empty where there is none yet. Another file takes its place each time that it is written: what is no file of its
+// own, a device, a folder or a link, must not be replaced.
 func readCursor(file string) (pipeline.Cursor, error) {
+	if info, err := os.Lstat(file); err == nil && !info.Mode().IsRegular() {
+		return "", usagef("--resume %s: it is %s, want a file that may be replaced", file, kindOf(info.Mode()))
+	}
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -38,6 +42,18 @@ func readCursor(file string) (pipeline.Cursor, error) {
 		err = fmt.Errorf("%s is empty: it holds no cursor; delete it to begin anew", file)
 	}
 	return cursor, err
+}
+
+func kindOf(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a folder"
+	case mode&fs.ModeSymlink != 0:
+		return "a link"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "no regular file"
 }
 
 // after deals with an event, and is behind it then. It is called by the function of the subscription, with its ctx.

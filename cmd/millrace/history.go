@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rishi-platform/millrace/handlers"
@@ -47,7 +48,8 @@ func newHistoryCommand(o *options) *cobra.Command {
 	return cmd
 }
 
-const patternHelp = `A PATTERN is an event type in which * stands for one segment and ** at the end for one or more: 'booking.*', '**'.`
+const patternHelp = `A PATTERN is an event type in which * stands for one segment and ** at the end for one or more: 'booking.*', '**'. The name of a
+stream, 'booking', is all of its events.`
 
 func (h *historyVerb) run(cmd *cobra.Command, args []string) error {
 	if err := h.prepare(args); err != nil {
@@ -69,7 +71,7 @@ func (h *historyVerb) run(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return err
 		}
-		return client.history(cmd.Context(), h.values(), show)
+		return client.history(cmd.Context(), h.values(), h.query.Limit, show)
 	}
 	bus, err := h.reading(cmd.Context(), cmd)
 	if err != nil {
@@ -100,6 +102,7 @@ func (h *historyVerb) prepare(args []string) (err error) {
 	if h.query.Patterns, err = patterns(args); err != nil {
 		return err
 	}
+	h.query.Patterns = orStream(h.query.Patterns)
 	if h.query.Limit < 1 || h.query.Limit > historyLimit {
 		return usagef("--limit %d: want 1 to %d", h.query.Limit, historyLimit)
 	}
@@ -138,6 +141,18 @@ func patterns(args []string) ([]string, error) {
 		}
 	}
 	return args, nil
+}
+
+// orStream has a pattern that is the name of a stream stand for all of its events.
+func orStream(patterns []string) []string {
+	var all []string
+	for _, p := range patterns {
+		all = append(all, p)
+		if !strings.ContainsAny(p, ".*") {
+			all = append(all, p+".**")
+		}
+	}
+	return all
 }
 
 // parseTime reads a time, or how long ago it was.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -24,6 +26,7 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitInterrupted = 130 // 128 + SIGINT: a second signal did not wait for the drain
+	exitUnread      = 141 // 128 + SIGPIPE: nobody reads what is printed
 )
 
 func main() {
@@ -47,6 +50,9 @@ func run() int {
 	if err == nil {
 		return exitDone
 	}
+	if isReaderGone(err) {
+		return exitUnread
+	}
 	// One line, whatever the libraries below make of it.
 	fmt.Fprintln(os.Stderr, "millrace:", strings.Join(strings.Fields(err.Error()), " ")+wayOut(err))
 	var usage *usageError
@@ -67,14 +73,45 @@ func wayOut(err error) string {
 	return ""
 }
 
-// onSignals begins an orderly end at the first signal, and ends at once at the second.
+// onSignals begins an orderly end at the first signal, and ends at once at the second. That nobody reads the log any more, or that the terminal is
+// gone, begins one too: it must not end a worker in the middle of a delivery, and may be told many times.
 func onSignals(stop func()) {
-	signals := make(chan os.Signal, 2)
+	signals, terminal := make(chan os.Signal, 2), make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	<-signals
-	stop()
-	<-signals
+	signal.Notify(terminal, syscall.SIGHUP)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a write fails instead; nobody is told: it may have been to any connection
+	for asked := 0; asked < 2; stop() {
+		select {
+		case <-signals:
+			asked++
+		case <-terminal:
+		case <-logGone:
+		}
+	}
 	os.Exit(exitInterrupted)
+}
+
+// logGone tells that nobody reads the log any more.
+var logGone = make(chan struct{}, 1)
+
+// logWriter is where the log goes.
+type logWriter struct{ to io.Writer }
+
+func (w logWriter) Write(line []byte) (int, error) {
+	n, err := w.to.Write(line)
+	if errors.Is(err, syscall.EPIPE) {
+		select {
+		case logGone <- struct{}{}:
+		default: // it is told already
+		}
+	}
+	return n, err
+}
+
+// isReaderGone reports whether an error is that nobody reads what is printed any more, as of "millrace tail | head".
+func isReaderGone(err error) bool {
+	var of *fs.PathError
+	return errors.As(err, &of) && of.Path == os.Stdout.Name() && errors.Is(of.Err, syscall.EPIPE)
 }
 
 // usageError is a mistake in the command line.

@@ -26,6 +26,9 @@ type publishVerb struct {
 	send    func(context.Context, []pipeline.Event) ([]receipt, error)
 }
 
+// maxKey is how long an idempotency key may be, and maxEventID the ID of an event.
+const maxKey, maxEventID = 255, 256
+
 // publishBatch is how many events go in one call: large enough to be fast, small enough to show progress.
 const publishBatch = 100
 
@@ -118,7 +121,7 @@ func (p *publishVerb) prepare(args []string) error {
 	if several := len(args) == 2 && args[1] == "-" || p.count > 1; several && p.key != "" {
 		return usagef("--key names one event: it excludes --count and -")
 	}
-	if p.key != "" && !printable(p.key) {
+	if len(p.key) > maxKey || !printable(p.key) {
 		return usagef("--key %q: want 1 to 255 printable ASCII characters", p.key)
 	}
 	if p.server != "" && !p.once {
@@ -143,13 +146,16 @@ func (p *publishVerb) prepare(args []string) error {
 		}
 		p.event.Header[name] = value
 	}
-	if p.event.CorrelationID == "" {
-		p.event.CorrelationID = os.Getenv("MILLRACE_CORRELATION_ID")
-	}
 	if p.event.CorrelationID != "" && !pipeline.ValidCorrelationID(p.event.CorrelationID) {
 		return usagef("correlation ID: want 1 to 128 visible ASCII characters")
 	}
-	p.event.CausationID = os.Getenv("MILLRACE_EVENT_ID")
+	// What other software has made of them must not keep the command from publishing: the library replaces them, too.
+	if id := os.Getenv("MILLRACE_CORRELATION_ID"); p.event.CorrelationID == "" && pipeline.ValidCorrelationID(id) {
+		p.event.CorrelationID = id
+	}
+	if id := os.Getenv("MILLRACE_EVENT_ID"); len(id) <= maxEventID && printable(id) && !strings.Contains(id, " ") {
+		p.event.CausationID = id
+	}
 	if trace := os.Getenv("TRACEPARENT"); trace != "" && p.event.Header[pipeline.HeaderTraceParent] == "" {
 		p.event.Header[pipeline.HeaderTraceParent] = trace
 	}
@@ -320,7 +326,7 @@ func (p *publishVerb) print(r receipt) error {
 	return err
 }
 
-// printable reports whether a server takes the text as Idempotency-Key.
-func printable(key string) bool {
-	return len(key) <= 255 && strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+// printable reports whether a text is of printable ASCII characters.
+func printable(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) < 0
 }

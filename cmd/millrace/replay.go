@@ -66,6 +66,9 @@ func (r *replayVerb) run(cmd *cobra.Command, args []string) error {
 	defer closeBus(bus)
 	o := pipeline.ReplayOptions{Rate: r.rate, DryRun: true}
 	total, err := bus.Replay(cmd.Context(), r.query, group, o)
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted while it counted: nothing was replayed")
+	}
 	if err == nil && !r.dryRun {
 		line := newProgress(os.Stderr, total)
 		o.DryRun, o.Progress = false, line.at

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -46,7 +47,7 @@ func newRootCommand() *cobra.Command {
   millrace dead ls booking billing               what a group gave up on, and why
 
 Every flag that configures can be given as an environment variable: millrace help environment.
-Exit codes: 0 done, 1 failed, 2 usage, 130 ended by a second signal.`,
+Exit codes: 0 done, 1 failed, 2 usage, 130 ended by a second signal, 141 nobody reads the output.`,
 		SilenceErrors: true, // main prints the one line
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -58,7 +59,14 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 ended by a second signal.`,
 			return o.setUpLog()
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.Version = version
+	root.SetVersionTemplate("millrace {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 { // the flag is one of a verb that there is not
+			return usagef("no verb %q%s", strings.TrimPrefix(cmd.CommandPath()+" "+args[0], "millrace "), didYouMean(cmd, args[0]))
+		}
+		return &usageError{err}
+	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.logLevel, "log-level", "info", "how much is logged to stderr: debug, info, warn, error")
 	flags.StringVar(&o.logFormat, "log-format", "text", "how it is logged: text, json")
@@ -150,9 +158,9 @@ func (o *options) setUpLog() error {
 	settings := &slog.HandlerOptions{Level: level}
 	switch o.logFormat {
 	case "text":
-		slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, settings)))
+		slog.SetDefault(slog.New(slog.NewTextHandler(logWriter{os.Stderr}, settings)))
 	case "json":
-		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, settings)))
+		slog.SetDefault(slog.New(slog.NewJSONHandler(logWriter{os.Stderr}, settings)))
 	default:
 		return usagef("--log-format: %q is neither text nor json", o.logFormat)
 	}

@@ -28,7 +28,7 @@ func newTailCommand(o *options) *cobra.Command {
 				return err
 			}
 			if len(given) > 0 {
-				s.Patterns = given
+				s.Patterns = orStream(given)
 			}
 			if s.From, err = parseFrom(from); err != nil {
 				return err

@@ -179,7 +179,7 @@ func parseHistory(r *http.Request) (q pipeline.Query, limit int, faults []fault)
 // timeOf reads a time, or how long before now it was. One before 1970 is 1970: nothing was stored earlier, and the zero time would
 // mean that there is no bound.
 func timeOf(text string, now time.Time) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339, text)
+	t, err := time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1)) // which is what a + in a query means
 	if ago, e := time.ParseDuration(text); e == nil && ago >= 0 {
 		t, err = now.Add(-ago), nil
 	}
