@@ -65,8 +65,10 @@ func TestF60CursorStandsStillAtTheEnd(t *testing.T) {
 		oneByOne(t, b, events)
 		ctx, end := context.WithCancel(t.Context())
 		var last Cursor
+		known := make(chan struct{})
 		id, err := b.Subscribe(ctx, Subscription{Patterns: []string{"booking.*"}, From: Oldest}, func(ctx context.Context, e Event) error {
 			if e.ID == all[2] {
+				<-known // one that has ended is not found any more
 				last = CurrentCursor(ctx)
 				end()
 			}
@@ -78,6 +80,7 @@ func TestF60CursorStandsStillAtTheEnd(t *testing.T) {
 		b.mu.Lock()
 		s := b.subscriptions[id]
 		b.mu.Unlock()
+		close(known)
 		<-ctx.Done()
 		if err := b.Close(t.Context()); err != nil {
 			t.Fatal(err)

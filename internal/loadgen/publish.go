@@ -22,6 +22,7 @@ func Publish(ctx context.Context, bus *pipeline.Bus, cfg Config) (Published, err
 	if err != nil {
 		return Published{}, fmt.Errorf("configure load: %w", err)
 	}
+	begin := time.Now() // before the timer: what ends by it has taken at least so long
 	bounded := ctx
 	if cfg.For > 0 {
 		var cancel context.CancelFunc
@@ -44,7 +45,6 @@ func Publish(ctx context.Context, bus *pipeline.Bus, cfg Config) (Published, err
 	}
 
 	before := cfg.Progress.Published.Load()
-	begin := time.Now()
 	err = Spread(bounded, cfg.Publishers, cfg.Batch, cfg.Events, cfg.Rate, func(s Share) error {
 		events := calls[s.Worker][:s.Count] // may be used again: the bus copies what it keeps
 		for i := range events {
