@@ -182,8 +182,12 @@ func (b *Bus) rewoundLoop() {
 		begun, all := time.Now(), true
 		look := b.look()
 		for _, stream := range b.confirmed.names() {
-			there := !look.of(stream).isAway() && b.compareMarks(stream)
-			all = all && there
+			err := errOutage
+			if !look.of(stream).isAway() {
+				err = b.compareMarks(stream)
+			}
+			all = all && err == nil
+			there := redisstream.Classify(err) != redisstream.Away
 			if !there && !ending && !b.redis.IsCluster() { // in Cluster others may be there
 				break
 			}
@@ -199,19 +203,19 @@ func (b *Bus) rewoundLoop() {
 	}
 }
 
-// compareMarks compares the marks of a stream's writers. It reports whether Redis is there; else the next round finds out.
-func (b *Bus) compareMarks(stream string) bool {
+// compareMarks compares the marks of a stream's writers. An error says that they were not seen: the next round finds out.
+func (b *Bus) compareMarks(stream string) error {
 	writers, should := b.confirmed.marks(stream)
 	if len(writers) == 0 {
-		return true
+		return nil
 	}
 	is, err := b.redis.LastAppends(b.mending, stream, writers...)
 	if err != nil {
 		b.link.suspect()
-		return redisstream.Classify(err) != redisstream.Away
+		return err
 	}
 	b.confirmed.check(stream, writers, should, is)
-	return true
+	return nil
 }
 
 // rewound names what Redis has forgotten of a stream, counts it, and appends it again.
