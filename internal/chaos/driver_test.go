@@ -83,9 +83,29 @@ func newDriver(t *testing.T, workers int) *driver {
 type worker struct {
 	cmd   *exec.Cmd
 	pid   int
-	log   bytes.Buffer  // what it said; read it after it has ended
+	log   workerLog
 	ready chan struct{} // closed when SIGTERM makes it drain
 	ended chan struct{}
+}
+
+// workerLog keeps what a worker says: read it after the worker has ended.
+type workerLog struct {
+	said    bytes.Buffer
+	running chan struct{} // closed when all groups are joined
+}
+
+func (l *workerLog) String() string { return l.said.String() }
+
+func (l *workerLog) Write(p []byte) (int, error) {
+	n, err := l.said.Write(p)
+	select {
+	case <-l.running:
+	default:
+		if bytes.Contains(l.said.Bytes(), []byte("router is running")) {
+			close(l.running)
+		}
+	}
+	return n, err
 }
 
 func (d *driver) startWorker() *worker {
@@ -93,6 +113,20 @@ func (d *driver) startWorker() *worker {
 	w := d.start()
 	d.workers = append(d.workers, w)
 	return w
+}
+
+// awaitJoined waits until the workers that live have joined their groups.
+func (d *driver) awaitJoined() {
+	all := slices.Clone(d.workers)
+	if d.sick != nil {
+		all = append(all, d.sick)
+	}
+	for _, w := range all {
+		select {
+		case <-w.log.running:
+		case <-w.ended:
+		}
+	}
 }
 
 // cure stops the sick worker.
@@ -106,7 +140,7 @@ func (d *driver) cure() {
 // start starts a worker process with variables in its environment.
 func (d *driver) start(variables ...string) *worker {
 	d.t.Helper()
-	w := &worker{ready: make(chan struct{}), ended: make(chan struct{})}
+	w := &worker{ready: make(chan struct{}), ended: make(chan struct{}), log: workerLog{running: make(chan struct{})}}
 	w.cmd = exec.Command(os.Args[0])
 	w.cmd.Env = append(os.Environ(), workerVariable+"="+d.server.Addr())
 	w.cmd.Env = append(w.cmd.Env, variables...)
@@ -316,6 +350,7 @@ var actions = []action{
 		})
 	}},
 	{"take a right away", 2, func(d *driver, r *rand.Rand) {
+		d.awaitJoined() // a worker that lacks a right when it starts says so and ends
 		right := []string{"xack", "xreadgroup", "evalsha", "zadd"}[r.IntN(4)]
 		d.mishap("redis right taken away: "+right, 0, func() {
 			d.client.Do(context.Background(), "ACL", "SETUSER", "default", "-"+right)
