@@ -205,7 +205,7 @@ func TestP06RefusedStreamHoldsUpNoOther(t *testing.T) {
 func slotOf(t *testing.T, cfg Config, records ...[]byte) *spool.Log {
 	t.Helper()
 	b := &Bus{cfg: cfg}
-	log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{})
+	log, err := spool.Open(b.spoolDir(), spool.Server{Address: b.address()}, spool.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,6 +298,11 @@ func TestP04UnreadableRecordsStay(t *testing.T) {
 				text := fmt.Sprint(h.Problems)
 				return h.State == StateDurable && hasProblem(h, "spool-damaged") == (want == 1) && strings.Contains(text, "2 records stay: ") && strings.Contains(text, "is damaged") == (want == 2)
 			})
+			for _, slot := range b.spool.survey() {
+				if b.spool.isOrphan(slot) {
+					t.Errorf("%s is read again", slot.Dir)
+				}
+			}
 			dir := logs[min(1, len(logs)-1)].Dir()
 			var left [][]byte
 			if err := spool.Export(dir, func(r spool.Record) error { left = append(left, r.Data); return nil }); err != nil {

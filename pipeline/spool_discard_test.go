@@ -99,13 +99,14 @@ func TestP05SlotOfAnotherAddressIsAssigned(t *testing.T) {
 	b := openBus(t, cfg)
 	publishSpooled(t, b, Event{ID: "e", Type: "booking.created"})
 	slot := b.spool.log.Dir()
-	if err := AssignSpool(slot, "x"); !errors.Is(err, spool.ErrInUse) {
+	if err := AssignSpool(slot, SpoolServer{Address: "x"}); !errors.Is(err, spool.ErrInUse) {
 		t.Errorf("a process has it: %v", err)
 	}
 	closeBus(t, b)
 	server.StartAgain(t)
 	cfg.Redis = server.Options()
-	if err := AssignSpool(slot, SpoolServer(cfg)); err != nil {
+	to, err := FindSpoolServer(t.Context(), cfg)
+	if err := errors.Join(err, AssignSpool(slot, to)); err != nil {
 		t.Fatal(err)
 	}
 	b = openBus(t, cfg)

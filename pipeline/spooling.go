@@ -45,22 +45,16 @@ type spooling struct {
 	fallback fallback
 	keepsake keepsake
 
-	adopted *spooling           // of a dead process, which is being drained; nil: none
-	left    map[string]leftSlot // slots that can't be drained
-}
-
-// leftSlot is a slot that can't be drained by this process.
-type leftSlot struct {
-	why   error
-	until time.Time // then it is looked at again
+	slots slots
 }
 
 // openSpool opens the spool of a bus, with what a process before it has left there.
 func openSpool(b *Bus) (*spooling, error) {
 	left := map[string]bool{} // what goes there would stand behind what can't be read
+	server := b.identify(spool.Server{Address: b.address()})
 	for {
 		var s *spooling // there before anything is appended
-		log, err := spool.Open(b.spoolDir(), b.server(), spool.Options{
+		log, err := spool.Open(b.spoolDir(), server, spool.Options{
 			Max: b.cfg.SpoolBytes, Except: func(dir string) bool { return left[dir] }, Damaged: func(d spool.Damage) { s.damaged(d) },
 		})
 		if err != nil {
@@ -77,26 +71,20 @@ func openSpool(b *Bus) (*spooling, error) {
 			}
 			continue
 		}
-		for _, dir := range log.Others() {
-			b.logger.Warn("spool of another Redis is left alone; start a process with that Redis to drain it", "dir", dir)
-		}
+		s.slots.server = server
+		s.survey()
 		return s, nil
 	}
 }
 
-// spoolDir is where the slots of this bus and its siblings are, server whom their records are for.
+// spoolDir is where the slots of this bus and its siblings are.
 func (b *Bus) spoolDir() string {
 	return filepath.Join(b.cfg.SpoolDir, cmp.Or(b.cfg.Namespace, "default"))
 }
 
-func (b *Bus) server() string {
-	o := b.cfg.Redis
-	return fmt.Sprintf("%s%s/%d", strings.Join(o.Addrs, ","), o.MasterName, o.DB)
-}
-
 // newSpooling reads what is in a spool.
 func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
-	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), stuck: stuck{}, drained: map[string]uint64{}, left: map[string]leftSlot{}}
+	s := &spooling{bus: b, log: log, kick: make(chan struct{}, 1), stuck: stuck{}, drained: map[string]uint64{}}
 	s.fallback.sending = map[string]uint64{}
 	s.damaged(log.Damages()...)
 	r := log.Reader()
@@ -193,80 +181,10 @@ func (s *spooling) keepDamages(damages []spool.Damage) {
 // maxDamages is how many damages health shows: the first ones. The log has all.
 const maxDamages = 20
 
-// adoptEvery is how often it is looked whether a process has died and left a spool that nobody drains.
-const adoptEvery = 10 * time.Second
-
-// adoptLoop drains what dead processes have left beside this bus's own spool: where fewer start again than died, some would stay.
-func (s *spooling) adoptLoop() {
-	var trouble error
-	for {
-		if !s.bus.isAway() {
-			log, dir, err := spool.Adopt(s.bus.spoolDir(), s.bus.server(), spool.Options{Max: s.bus.cfg.SpoolBytes, Except: s.isLeft})
-			if err == nil && log != nil {
-				err = s.adopt(log)
-			}
-			if err != nil {
-				s.leave(dir, err)
-			}
-			if err != nil && trouble == nil {
-				s.bus.logger.Error("spool of a process that has ended can't be drained", "err", err)
-			}
-			if trouble = err; err == nil && log != nil && s.bus.stopped.Err() == nil {
-				continue // there may be another
-			}
-		}
-		if !sleep(s.bus.stopped, adoptEvery) {
-			return
-		}
-	}
-}
-
-// adopt drains a spool until nothing is left that this version can read, or the bus is closed.
-func (s *spooling) adopt(log *spool.Log) error {
-	of, err := newSpooling(s.bus, log)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.adopted = of
-	s.keepDamages(of.damages)
-	s.mu.Unlock()
-	of.drain(true)
-	s.mu.Lock()
-	s.adopted = nil
-	s.keepDamages(of.damages) // its drain has ended
-	s.mu.Unlock()
-	if of.unreadable > 0 {
-		s.leave(log.Dir(), fmt.Errorf("%d records stay: %w", of.behind, errSpoolRecord))
-	}
-	return log.Close()
-}
-
-// leaveFor is how long a slot is left alone that can't be drained.
-const leaveFor = 5 * time.Minute
-
-// leave notes that a slot can't be drained by this process; isLeft reports it, until it is to be looked at again.
-func (s *spooling) leave(dir string, why error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.left[dir] = leftSlot{why, time.Now().Add(leaveFor)}
-}
-
-func (s *spooling) isLeft(dir string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	left, is := s.left[dir]
-	if is && time.Now().After(left.until) {
-		delete(s.left, dir)
-		return false
-	}
-	return is
-}
-
 // count is how many events are to be drained.
 func (s *spooling) count() (n int64) {
 	s.mu.Lock()
-	adopted := s.adopted
+	adopted := s.slots.adopted
 	n = s.held.events
 	s.mu.Unlock()
 	if adopted != nil {
@@ -587,7 +505,7 @@ func (s *spooling) wake() {
 func (s *spooling) health(h *Health) {
 	stats, events := s.log.Stats(), s.count()
 	s.mu.Lock()
-	oldest, adopted, damages, left := s.oldest, s.adopted, slices.Clone(s.damages), maps.Clone(s.left)
+	oldest, adopted, damages := s.oldest, s.slots.adopted, slices.Clone(s.damages)
 	s.mu.Unlock()
 	h.Spool = &SpoolHealth{Events: events, Bytes: stats.Bytes, CapacityBytes: stats.Max}
 	if !oldest.IsZero() {
@@ -606,16 +524,11 @@ func (s *spooling) health(h *Health) {
 			h.Status = StatusUnhealthy
 		}
 	}
-	for _, dir := range s.log.Others() {
-		h.problem("spool-of-another-redis", SeverityWarning, "events for another Redis stand in "+dir+" since this process began", "millrace spool drain with that Redis")
-	}
 	s.healthOfDrain(h)
 	if adopted != nil {
 		adopted.healthOfDrain(h)
 	}
-	for _, dir := range slices.Sorted(maps.Keys(left)) {
-		h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool of a process that has ended, %s, can't be drained: %v", dir, left[dir].why), "start the version that has written it, with this folder; or see to the folder")
-	}
+	s.healthOfSlots(h)
 	for _, d := range damages {
 		h.problem("spool-damaged", SeverityError, d.String(), "the disk may be failing; what can't be read is kept in a file of that name with .damaged")
 	}

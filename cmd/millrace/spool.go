@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,8 +32,8 @@ func newSpoolCommand(o *options) *cobra.Command {
 		Use:   "spool",
 		Short: "Look at events that were accepted while Redis was away, and drain them",
 		Long: `Look at the spools in a data folder: events that servers accepted while Redis was away. Each process has a slot of its own and drains it
-when Redis is back; a slot whose process has died is drained by the next one that starts, or by "millrace spool drain". A slot belongs to one Redis,
-by the address that its process was given: "spool drain --adopt-foreign" brings its events to another one, or to the same one at a new address.
+when Redis is back; a slot whose process has died is drained by the next one that starts, or by "millrace spool drain". A slot belongs to one Redis, by an ID
+that is kept there, or by the address that its process was given: "spool drain --adopt-foreign" brings its events to another one.
 
 What Redis refuses for good (a stream whose key holds another type, say) stays in the spool until that is mended. Where nobody will, "spool discard"
 takes the events of that stream out; they are counted as lost.`,
@@ -109,9 +110,17 @@ func (s *spoolVerb) ls(cmd *cobra.Command) error {
 		if slot.Oldest != nil {
 			oldest = slot.Oldest.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", slot.Dir, slot.Namespace, slot.Server, process, slot.Events, slot.Bytes, oldest)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", slot.Dir, slot.Namespace, cmp.Or(slot.Server, "?"), process, slot.Events, slot.Bytes, oldest)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, slot := range slots {
+		if slot.Trouble != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: can't be drained: %s\n", slot.Dir, slot.Trouble)
+		}
+	}
+	return nil
 }
 
 func (s *spoolVerb) export(cmd *cobra.Command) error {
@@ -134,7 +143,7 @@ func (s *spoolVerb) export(cmd *cobra.Command) error {
 	return nil
 }
 
-// drain opens a bus as a server does, which takes what nobody has, and waits until nothing of that is left.
+// drain opens a bus as a server does, which takes what nobody has, and waits until nothing of that is left, or the rest can't be drained.
 func (s *spoolVerb) drain(cmd *cobra.Command) error {
 	redis, given, err := s.redisAddress(cmd)
 	if err != nil {
@@ -145,8 +154,11 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 	}
 	cfg := s.config(redis)
 	cfg.SpoolDir = s.dataDir
-	server := pipeline.SpoolServer(cfg)
-	stay, err := s.foreign(cmd, server)
+	server, err := pipeline.FindSpoolServer(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	stay, err := s.staying(cmd, server)
 	if err != nil {
 		return err
 	}
@@ -171,6 +183,7 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 	defer closeBus(bus)
 	line := newProgress(os.Stderr, left)
 	defer line.end()
+	rest, since := left, time.Now() // when it was so many first
 	for quiet := 0; quiet < 2; {
 		select {
 		case <-cmd.Context().Done():
@@ -185,22 +198,37 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 		if err != nil {
 			return err
 		}
-		line.at(left - int(h.Spool.Events) - orphans)
+		now := int(h.Spool.Events) + orphans
+		if line.at(left - now); now < rest {
+			rest, since = now, time.Now()
+		}
 		quiet++
-		if h.Spool.Events > 0 || orphans > 0 {
+		if now > 0 {
 			quiet = 0
 		}
-		for _, p := range h.Problems {
-			if p.Code == "spool-stuck" {
-				return fmt.Errorf("%s; %s", p.Text, p.Hint)
-			}
+		if stuck := stuckText(h); len(stuck) > 0 && time.Since(since) > stuckAfter {
+			stay = append(stay, stuck...)
+			break
 		}
 	}
-	err = s.say(cmd, left, stay, nil)
+	err = s.say(cmd, left-rest, stay, nil)
 	if n := lost.Load(); err == nil && n > 0 {
 		err = fmt.Errorf("%s are lost, at least", eventsOf(int(n)))
 	}
 	return err
+}
+
+// stuckAfter is for how long nothing may have been drained before what is left is given up.
+const stuckAfter = 2 * time.Second
+
+// stuckText is why events can't be drained.
+func stuckText(h pipeline.Health) (why []string) {
+	for _, p := range h.Problems {
+		if p.Code == "spool-stuck" {
+			why = append(why, p.Text+"; "+p.Hint)
+		}
+	}
+	return why
 }
 
 // say says how many events were drained, and fails where some stay, for the reasons given.
@@ -208,9 +236,9 @@ func (s *spoolVerb) say(cmd *cobra.Command, drained int, stay []string, err erro
 	switch {
 	case err != nil:
 		return err
-	case drained == 0 && len(stay) > 0:
 	case s.json:
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]int{"drained": drained})
+	case drained == 0 && len(stay) > 0:
 	case drained == 0:
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing to drain")
 	default:
@@ -238,36 +266,45 @@ func (s *spoolVerb) mine() (mine []pipeline.SpoolSlot, err error) {
 }
 
 // orphans is how many events for a Redis stand in slots of this namespace that no living process has.
-func (s *spoolVerb) orphans(server string) (n int, err error) {
+func (s *spoolVerb) orphans(server pipeline.SpoolServer) (n int, err error) {
 	slots, err := s.mine()
 	for _, slot := range slots {
-		if !slot.InUse && slot.Server == server {
+		if !slot.InUse && server.Drains(slot) {
 			n += slot.Events
 		}
 	}
 	return n, err
 }
 
-// foreign returns what stays since it is for another Redis, or makes it what is to be drained.
-func (s *spoolVerb) foreign(cmd *cobra.Command, server string) (stay []string, err error) {
+// staying returns what is not drained and why, after it has made what is for another Redis this one's, where that is wanted.
+func (s *spoolVerb) staying(cmd *cobra.Command, server pipeline.SpoolServer) (stay []string, err error) {
 	slots, err := s.mine()
 	if err != nil {
 		return nil, err
 	}
 	for _, slot := range slots {
-		switch {
-		case slot.Events == 0:
-		case slot.InUse:
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s: a running process has it, and drains its %s\n", slot.Dir, eventsOf(slot.Events))
-		case slot.Server == server:
-		case s.adopt:
-			if err := pipeline.AssignSpool(slot.Dir, server); err != nil {
-				return stay, err
-			}
-		default:
-			stay = append(stay, fmt.Sprintf("%s: %s for %s, which is not %s: if that is the same one, or they are to go there, say --adopt-foreign",
-				slot.Dir, eventsOf(slot.Events), slot.Server, server))
+		if slot.Events == 0 && slot.Trouble == "" || !slot.InUse && server.Drains(slot) {
+			continue
 		}
+		if slot.InUse {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: a running process has it, and drains its %s\n", slot.Dir, eventsOf(slot.Events))
+			continue
+		}
+		why := slot.Trouble
+		if s.adopt {
+			err := pipeline.AssignSpool(slot.Dir, server)
+			if err == nil {
+				continue
+			}
+			why = err.Error()
+		}
+		if why == "" {
+			why = fmt.Sprintf("they are for %s, which is not %s", slot.Server, server.Address)
+		}
+		if !s.adopt {
+			why += ": if that is the same one, or they are to go there, say --adopt-foreign"
+		}
+		stay = append(stay, fmt.Sprintf("%s: %s stay: %s", slot.Dir, eventsOf(slot.Events), why))
 	}
 	return stay, nil
 }

@@ -129,6 +129,7 @@ var (
 	onceScript     = load("append_once")
 	claimScript    = load("claim")
 	drainScript    = load("drain")
+	identityScript = load("identity")
 	probeScript    = load("probe")
 	joinScript     = load("join")
 	beatScript     = load("beat")

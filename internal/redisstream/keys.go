@@ -67,6 +67,9 @@ func (c *Client) aliveKey(stream, group string) string { return c.companion(stre
 // its namespace.
 func (c *Client) registryKey() string { return c.streamKey("millrace:registry:streams") }
 
+// identityKey is a hash of one field, by which the server is known.
+func (c *Client) identityKey() string { return c.streamKey("millrace:registry:identity") }
+
 // claimsKey is a hash of what idempotency keys are used for. There are several, so that in Cluster a shard that is away concerns the keys of its own only.
 func (c *Client) claimsKey(key string) string {
 	hash := fnv.New32a()

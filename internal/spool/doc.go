@@ -10,7 +10,7 @@
 // # On disk
 //
 // A spool is a folder, "spool-0", "spool-1" and so on: a process takes the first that no living process has, and with it what a dead one
-// left behind. A folder belongs to one server, and is left alone by processes of another.
+// left behind. A folder belongs to one server, by an ID that is kept in that or by its address, and is left alone by processes of another.
 //
 //	lock                     held by flock as long as the process lives
 //	owner                    what the records are for

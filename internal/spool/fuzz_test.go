@@ -5,7 +5,6 @@ package spool
 import (
 	"crypto/rand"
 	"os"
-	"path/filepath"
 	"testing"
 )
 
@@ -23,15 +22,18 @@ func FuzzSegment(f *testing.F) {
 	f.Add([]byte{}, false)
 	f.Fuzz(func(t *testing.T, content []byte, another bool) {
 		dir := t.TempDir()
-		slot := filepath.Join(dir, "spool-0")
-		if err := os.Mkdir(slot, 0o700); err != nil {
+		folder := slotPath(dir, 0)
+		if err := os.Mkdir(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(segmentPath(slot, 1), content, 0o600); err != nil {
+		if err := (&slot{dir: folder}).write(owner{Server: server.Address, ID: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(segmentPath(folder, 1), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if another {
-			if err := os.WriteFile(segmentPath(slot, 1<<40), appendRecord(appendHeader(nil, rand.Text(), 1<<40), 1<<40, []byte("last")), 0o600); err != nil {
+			if err := os.WriteFile(segmentPath(folder, 1<<40), appendRecord(appendHeader(nil, rand.Text(), 1<<40), 1<<40, []byte("last")), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}

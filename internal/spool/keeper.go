@@ -43,6 +43,9 @@ func (l *Log) serve(batch []request) {
 		switch {
 		case r.heal:
 			r.done(0, l.heal())
+		case r.server != nil:
+			l.server = *r.server
+			r.done(0, l.slot.write(l.owner()))
 		case r.records == nil:
 			r.done(0, l.drop(r.drained))
 		}
@@ -160,10 +163,12 @@ func (l *Log) retake() error {
 		l.slot.lock = lock
 	}
 	if _, err := os.Stat(filepath.Join(l.slot.dir, "owner")); errors.Is(err, os.ErrNotExist) {
-		return l.slot.write(owner{Server: l.server, ID: l.slot.id}) // else nobody would find what is left here
+		return l.slot.write(l.owner()) // else nobody would find what is left here
 	}
 	return nil
 }
+
+func (l *Log) owner() owner { return owner{l.server.Address, l.server.ID, l.slot.id} }
 
 // unlinked returns why the file that is written to is not the one of that name: somebody has removed it, and what it keeps goes with this
 // process.

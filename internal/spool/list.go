@@ -1,56 +1,78 @@
 package spool
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 )
 
-// Info describes a slot from outside, without taking it.
-type Info struct {
+// Slot describes a slot from outside, without taking it.
+type Slot struct {
 	Dir    string
-	Server string // that its records are for
+	Server Server // that its records are for
 	InUse  bool   // a living process has it
-	Bytes  int64  // on disk
+	Bytes  int64  // of its segments
+	Holds  bool   // there may be records in them
+	Err    error  // why no process can take it; nil: one can
 }
 
-// List describes the slots of a folder that hold anything, or are in use.
-func List(dir string) (slots []Info, err error) {
+// List describes the slots of a folder. It changes nothing, and reads no record.
+func List(dir string) (slots []Slot) {
 	for n := range maxSlots {
-		path := slotPath(dir, n)
-		text, err := os.ReadFile(filepath.Join(path, "owner"))
-		if errors.Is(err, os.ErrNotExist) {
+		s := Slot{Dir: slotPath(dir, n)}
+		var err error
+		if s.Bytes, s.Holds, err = segmentBytes(s.Dir); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return slots, err
+		o, ownerErr := readOwner(s.Dir)
+		if ownerErr != nil && !s.Holds && err == nil {
+			continue // whoever takes it makes it its own
 		}
-		var o owner
-		if err := json.Unmarshal(text, &o); err != nil {
-			return slots, fmt.Errorf("%s is damaged: %w", filepath.Join(path, "owner"), err)
-		}
-		info := Info{Dir: path, Server: o.Server}
-		if info.InUse, err = inUse(path); err != nil {
-			return slots, err
-		}
-		if err := eachSegment(path, func(_ header, content []byte) error { info.Bytes += int64(len(content)); return nil }); err != nil {
-			return slots, err
-		}
-		slots = append(slots, info)
+		s.Server = o.server()
+		var lockErr error
+		s.InUse, lockErr = inUse(s.Dir)
+		s.Err = cmp.Or(err, ownerErr, lockErr)
+		slots = append(slots, s)
 	}
-	return slots, nil
+	return slots
 }
 
+// segmentBytes returns the size of the segments of a slot, and whether one is more than its header.
+func segmentBytes(slot string) (bytes int64, holds bool, err error) {
+	entries, err := os.ReadDir(slot)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), segmentSuffix) {
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a living process has deleted it meanwhile
+		}
+		if err != nil {
+			return bytes, holds, err
+		}
+		bytes += info.Size()
+		holds = holds || info.Size() != int64(headerLength) && info.Size() != int64(headerSlotLength)
+	}
+	return bytes, holds, nil
+}
+
+// inUse finds out by a lock that many may have at the same time. A slot without the file was never opened, or is a copy of one.
 func inUse(path string) (bool, error) {
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR, 0)
+	lock, err := os.Open(filepath.Join(path, "lock"))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
 	defer lock.Close()
-	taken, err := tryLock(lock)
+	taken, err := tryShare(lock)
 	if err == nil && !taken {
 		err = unlock(lock)
 	}
@@ -93,10 +115,4 @@ func eachSegment(slot string, visit func(h header, content []byte) error) error 
 		}
 	}
 	return nil
-}
-
-// holdsRecords reports whether there is a record in a slot.
-func holdsRecords(slot string) bool {
-	found := errors.New("found")
-	return errors.Is(Export(slot, func(Record) error { return found }), found)
 }

@@ -11,8 +11,13 @@ import (
 
 // tryLock reports whether a living process has the lock. It is this one's else, as long as the file is open: the kernel gives it up for a process that
 // dies.
-func tryLock(f *os.File) (taken bool, err error) {
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+func tryLock(f *os.File) (taken bool, err error) { return flock(f, syscall.LOCK_EX) }
+
+// tryShare is the same for those who only look: they do not keep each other out.
+func tryShare(f *os.File) (taken bool, err error) { return flock(f, syscall.LOCK_SH) }
+
+func flock(f *os.File, how int) (taken bool, err error) {
+	err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return true, nil
 	}

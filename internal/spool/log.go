@@ -36,11 +36,10 @@ var (
 // Log is an open spool. It may be used by many goroutines; records that one of them appends after another's Append has returned stand behind those.
 type Log struct {
 	slot     *slot
-	server   string
+	server   Server // the keeper's
 	id       string
 	options  Options
 	damages  []Damage
-	others   []string
 	requests chan request
 	closing  chan struct{}
 	ended    chan struct{}
@@ -59,29 +58,26 @@ type Log struct {
 }
 
 // request is something for the keeper to do: records to append, or else a number up to which all has arrived, or else to find out whether
-// the disk takes writes again.
+// the disk takes writes again, or else to note which server it is.
 type request struct {
 	records [][]byte
 	drained uint64
 	heal    bool
+	server  *Server
 	done    func(first uint64, err error)
 }
 
 // Open takes a slot in a folder for records for the server, with what a dead process left there.
-func Open(dir, server string, o Options) (*Log, error) {
-	slot, others, err := takeSlot(dir, server, o.Except)
+func Open(dir string, server Server, o Options) (*Log, error) {
+	slot, err := takeSlot(dir, server, o.Except)
 	if err != nil {
 		return nil, fmt.Errorf("open spool in %s: %w", dir, err)
 	}
-	l, err := slot.open(server, o)
-	if l != nil {
-		l.others = others
-	}
-	return l, err
+	return slot.open(server, o)
 }
 
 // open opens the log in a slot that this process has, and gives the slot up where it can't.
-func (s *slot) open(server string, o Options) (*Log, error) {
+func (s *slot) open(server Server, o Options) (*Log, error) {
 	if o.Max == 0 {
 		o.Max = 1 << 30
 	}
@@ -191,11 +187,8 @@ func (l *Log) ID() string { return l.id }
 // Dir is its folder.
 func (l *Log) Dir() string { return l.slot.dir }
 
-// Damages is what could not be read when it was opened, and Others the slots of other servers, which are left alone.
+// Damages is what could not be read when it was opened.
 func (l *Log) Damages() []Damage { return l.damages }
-
-// Others names the slots in the same folder that are for other servers and have no process.
-func (l *Log) Others() []string { return l.others }
 
 // Append keeps records, all or none, in order, and calls done with the number of the first when they are on disk, or with why they are not there. It
 // returns before that; done is called exactly once, and must be quick.
@@ -225,6 +218,9 @@ func check(records [][]byte) error {
 func (l *Log) Drained(upTo uint64) error {
 	return l.ask(request{drained: upTo})
 }
+
+// IsFor notes which server the records are for, now that more is known of it.
+func (l *Log) IsFor(server Server) error { return l.ask(request{server: &server}) }
 
 // ask has the keeper do something, and waits until it is done.
 func (l *Log) ask(r request) error {

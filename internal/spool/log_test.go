@@ -20,7 +20,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
-const server = "redis-1"
+var server = Server{Address: "redis-1"}
 
 // childVariable makes the test binary a process that appends to the spool in that folder, and prints the number of each record that was accepted.
 const childVariable = "MILLRACE_SPOOL_CHILD"
@@ -504,13 +504,13 @@ func TestSlots(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	other, err := Open(dir, "redis-2", Options{})
+	other, err := Open(dir, Server{Address: "redis-2"}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = other.Close() })
-	if filepath.Base(other.Dir()) != "spool-2" || len(other.Others()) != 1 || filepath.Base(other.Others()[0]) != "spool-0" {
-		t.Errorf("a process of another server has %s, and leaves %v alone", other.Dir(), other.Others())
+	if filepath.Base(other.Dir()) != "spool-2" {
+		t.Errorf("a process of another server has %s", other.Dir())
 	}
 	adopted := open(t, dir, Options{})
 	if adopted.Dir() != a.Dir() || len(all(t, adopted)) != 1 {
@@ -636,7 +636,7 @@ func TestDamageIsAdopted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	adopted, _, err := Adopt(base, server, Options{})
+	adopted, err := Adopt(l.Dir(), server, Options{})
 	if err != nil || adopted == nil || len(adopted.Damages()) != 1 || !adopted.Damages()[0].Rest {
 		t.Fatalf("%v, %v", adopted, err)
 	}
@@ -649,13 +649,13 @@ func TestDamageIsAdopted(t *testing.T) {
 	for _, path := range paths {
 		zero(t, path, 0, 4)
 	}
-	if adopted, _, err = Adopt(base, server, Options{}); err != nil || adopted == nil || len(adopted.Damages()) != len(paths) {
+	if adopted, err = Adopt(l.Dir(), server, Options{}); err != nil || adopted == nil || len(adopted.Damages()) != len(paths) {
 		t.Fatalf("nothing but damage: %v, %v", adopted, err)
 	}
 	if err := adopted.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if adopted, _, err = Adopt(base, server, Options{}); err != nil || adopted != nil {
+	if adopted, err = Adopt(l.Dir(), server, Options{}); err != nil || adopted != nil {
 		t.Errorf("adopted once more: %v, %v", adopted, err)
 	}
 }

@@ -1,14 +1,12 @@
 package spool
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 )
-
-// ErrInUse: a living process has the slot.
-var ErrInUse = errors.New("a running process has it")
 
 // Rewrite puts other records in the place of some in a slot that no living process has: change returns what, or nil to leave a record as
 // it is. Numbers and IDs stay, and so does what can't be read. A crash leaves each segment as it was, or as it is to be.
@@ -39,22 +37,21 @@ func Rewrite(slot string, change func(Record) []byte) error {
 	})
 }
 
-// Assign makes a slot that no living process has one for another server.
-func Assign(dir, server string) error {
+// Assign makes a slot that no living process has one for another server, also where nothing says for which one it was.
+func Assign(dir string, server Server) error {
 	return withLock(dir, func() error {
-		s := &slot{dir: dir}
-		o, err := s.read()
+		o, err := readOwner(dir)
 		if err != nil {
-			return err
+			o.ID = rand.Text()
 		}
-		o.Server = server
-		return s.write(o)
+		o.Server, o.Redis = server.Address, server.ID
+		return (&slot{dir: dir}).write(o)
 	})
 }
 
 // withLock does something with a slot that no living process has.
 func withLock(slot string, do func() error) error {
-	lock, err := os.OpenFile(filepath.Join(slot, "lock"), os.O_RDWR, 0)
+	lock, err := os.OpenFile(filepath.Join(slot, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}

@@ -1,13 +1,13 @@
 package spool
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // slot is a folder that this process has.
@@ -17,132 +17,128 @@ type slot struct {
 	id   string
 }
 
+// Server is what records are for: a server is known by the ID that is kept in it, and by the address that a process was given for it before
+// the first contact.
+type Server struct {
+	Address string
+	ID      string // empty: it is not known yet
+}
+
+// Is reports whether two are the same. One that has lost its ID, with all that it kept, is the same still at its address.
+func (s Server) Is(other Server) bool {
+	return s.Address == other.Address || s.ID != "" && s.ID == other.ID
+}
+
 // owner says whose records a slot holds.
 type owner struct {
-	Server string `json:"server"` // that they are for
-	ID     string `json:"id"`     // of the records in segments of the first version
+	Server string `json:"server"`          // address of the one that they are for
+	Redis  string `json:"redis,omitempty"` // its ID
+	ID     string `json:"id"`              // of the records in segments of the first version
 }
+
+func (o owner) server() Server { return Server{o.Server, o.Redis} }
 
 // maxSlots is how many processes may share a data folder.
 const maxSlots = 64
 
-// takeSlot takes the first slot of the folder that no living process has and that is for this server, or makes one. Those of other servers that
-// hold records and have nobody are returned as well. Those that except names are passed over.
-func takeSlot(dir, server string, except func(dir string) bool) (s *slot, others []string, err error) {
+var (
+	// ErrInUse: a living process has the slot.
+	ErrInUse = errors.New("a running process has it")
+	// ErrForeign: the slot is for another server.
+	ErrForeign = errors.New("it is for another server")
+)
+
+// takeSlot takes the first slot of the folder that no living process has and that is for this server, or is empty, or makes one. Those that
+// except names are passed over, and so is one that can't be taken, as long as there is another: List names it.
+func takeSlot(dir string, server Server, except func(dir string) bool) (*slot, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	var bad error
 	for n := range maxSlots {
 		path := slotPath(dir, n)
 		if except != nil && except(path) {
 			continue
 		}
-		s, foreign, err := openSlot(path, server)
+		s, err := openSlot(path, server)
 		switch {
-		case err != nil:
-			return nil, others, err
-		case foreign:
-			if holdsRecords(path) {
-				others = append(others, path)
-			}
-		case s != nil:
-			return s, others, nil
+		case err == nil:
+			return s, nil
+		case !errors.Is(err, ErrInUse) && !errors.Is(err, ErrForeign):
+			bad = cmp.Or(bad, err)
 		}
 	}
-	return nil, others, fmt.Errorf("all %d slots in %s are taken", maxSlots, dir)
+	return nil, cmp.Or(bad, fmt.Errorf("all %d slots in %s are taken", maxSlots, dir))
 }
 
 func slotPath(dir string, n int) string { return filepath.Join(dir, fmt.Sprintf("spool-%d", n)) }
 
-// Adopt opens the first slot of the folder with records for the server, or damages, that a dead process has left; nil where there is
-// none. Whoever has drained it closes it, and it is there for the next process. With an error it returns the slot that can't be opened.
-func Adopt(dir, server string, o Options) (l *Log, slot string, err error) {
-	for n := range maxSlots {
-		path := slotPath(dir, n)
-		if o.Except != nil && o.Except(path) {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(path, "owner")); errors.Is(err, os.ErrNotExist) || isEmpty(path) {
-			continue
-		}
-		s, _, err := openSlot(path, server)
-		if err != nil {
-			return nil, path, err
-		}
-		if s == nil {
-			continue
-		}
-		l, err := s.open(server, o)
-		if err != nil {
-			return nil, path, err
-		}
-		if l.Stats().Records > 0 || len(l.Damages()) > 0 { // which nobody would be told of again
-			return l, path, nil
-		}
-		if err := l.Close(); err != nil {
-			return nil, path, err
-		}
-	}
-	return nil, "", nil
-}
-
-// isEmpty reports whether the segments of a slot are nothing but headers.
-func isEmpty(path string) bool {
-	entries, err := os.ReadDir(path)
+// Adopt opens a slot with records for the server, or damages, that a dead process has left; nil where it holds nothing of both. Whoever has
+// drained it closes it, and it is there for the next process. The error is ErrInUse or ErrForeign, or why it can't be opened.
+func Adopt(path string, server Server, o Options) (*Log, error) {
+	s, err := openSlot(path, server)
 	if err != nil {
-		return false // whoever opens it finds out
+		return nil, err
 	}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), segmentSuffix) {
-			continue
-		}
-		if info, err := e.Info(); err != nil || info.Size() != int64(headerLength) && info.Size() != int64(headerSlotLength) {
-			return false
-		}
+	l, err := s.open(server, o)
+	if err != nil {
+		return nil, err
 	}
-	return true
+	if l.Stats().Records > 0 || len(l.Damages()) > 0 { // which nobody would be told of again
+		return l, nil
+	}
+	return nil, l.Close()
 }
 
-// openSlot takes one slot; nil where a living process has it.
-func openSlot(path, server string) (s *slot, foreign bool, err error) {
+// openSlot takes one slot.
+func openSlot(path string, server Server) (*slot, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, false, err
+		return nil, err
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if taken, err := tryLock(lock); err != nil || taken {
-		_ = lock.Close()
-		return nil, false, err
+		return nil, errors.Join(cmp.Or(err, ErrInUse), lock.Close())
 	}
-	s = &slot{dir: path, lock: lock}
-	o, err := s.claim(server)
-	if err != nil || o.Server != server {
-		_ = s.close()
-		return nil, err == nil, err
+	s := &slot{dir: path, lock: lock}
+	if s.id, err = s.claim(server); err != nil {
+		return nil, errors.Join(err, s.close())
 	}
-	s.id = o.ID
-	return s, false, nil
+	return s, nil
 }
 
-// claim reads whose slot it is, or makes it this server's.
-func (s *slot) claim(server string) (owner, error) {
-	o, err := s.read()
-	if errors.Is(err, os.ErrNotExist) {
-		o = owner{Server: server, ID: rand.Text()}
-		err = s.write(o)
+// claim makes sure that the slot is this server's, or makes it that where nothing stands in it.
+func (s *slot) claim(server Server) (id string, err error) {
+	o, err := readOwner(s.dir)
+	_, holds, segmentsErr := segmentBytes(s.dir)
+	holds = holds || segmentsErr != nil
+	switch {
+	case err != nil && holds:
+		return "", err
+	case err != nil:
+		o.ID = rand.Text()
+		return o.ID, s.write(owner{server.Address, server.ID, o.ID})
+	case !o.server().Is(server) && holds:
+		return "", ErrForeign
+	case !o.server().Is(server):
+		return o.ID, s.write(owner{server.Address, server.ID, o.ID})
+	case o.Server != server.Address || o.Redis != server.ID && server.ID != "":
+		// It has another address, or its ID is known now. Where the disk is too full to note that, it is found by what is there.
+		_ = s.write(owner{server.Address, cmp.Or(server.ID, o.Redis), o.ID})
 	}
-	return o, err
+	return o.ID, nil
 }
 
-func (s *slot) read() (o owner, err error) {
-	path := filepath.Join(s.dir, "owner")
+// readOwner reads whose slot it is.
+func readOwner(slot string) (o owner, err error) {
+	path := filepath.Join(slot, "owner")
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return o, err
 	}
-	if err := json.Unmarshal(text, &o); err != nil || o.ID == "" {
+	if err := json.Unmarshal(text, &o); err != nil || o.ID == "" || o.Server == "" {
 		return owner{}, fmt.Errorf("%s is damaged: it should say whose records these are", path)
 	}
 	return o, nil
