@@ -138,7 +138,10 @@ func (s *spooling) isOrphan(slot spool.Slot) bool {
 
 // adopt drains a slot until nothing is left that this version can read, or the bus is closed.
 func (s *spooling) adopt(dir string) {
-	log, err := spool.Adopt(dir, s.server(), spool.Options{Max: s.bus.cfg.SpoolBytes})
+	s.mu.Lock()
+	_, again := s.slots.left[dir] // it may have been the disk
+	s.mu.Unlock()
+	log, err := spool.Adopt(dir, s.server(), spool.Options{Max: s.bus.cfg.SpoolBytes, PassOver: again})
 	if err == nil && log != nil {
 		err = s.drainAdopted(log)
 	}

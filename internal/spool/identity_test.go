@@ -379,7 +379,7 @@ func TestP09StartOnAFullDisk(t *testing.T) {
 	}
 	full := errors.New("no space left on device")
 	l = &Log{slot: l.slot, id: "x", requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}),
-		options: Options{Max: 1 << 30, Segment: 1 << 20}, create: func(string, string, uint64) (*segment, *os.File, error) { return nil, nil, full }}
+		options: Options{Segment: 1 << 20}.withDefaults(), create: func(string, string, uint64) (*segment, *os.File, error) { return nil, nil, full }}
 	if err := l.load(); err != nil || !errors.Is(l.Stats().Err, full) {
 		t.Fatal(err, l.Stats())
 	}

@@ -80,9 +80,9 @@ func inUse(path string) (bool, error) {
 }
 
 // Export visits the records that stand in a slot, the oldest first, also those that a living process is draining, and changes nothing. Damaged ones are
-// passed over.
+// passed over, and so is what the disk can't read: that is an error in the end.
 func Export(slot string, visit func(Record) error) error {
-	return eachSegment(slot, func(h header, content []byte) (err error) {
+	return eachSegment(slot, Options{PassOver: true}, func(h header, content []byte) (err error) {
 		walk(content, h.length, h.first, func(number uint64, data []byte) bool {
 			err = visit(Record{h.id, number, data})
 			return err == nil
@@ -91,19 +91,29 @@ func Export(slot string, visit func(Record) error) error {
 	})
 }
 
-// eachSegment reads the segments of a slot, the oldest first. One that a living process has deleted meanwhile is passed over.
-func eachSegment(slot string, visit func(h header, content []byte) error) error {
+// eachSegment reads the segments of a slot, the oldest first. One that a living process has deleted meanwhile is passed over. What the disk can't read
+// is an error: at once, or in the end where it is to be passed over.
+func eachSegment(slot string, o Options, visit func(h header, content []byte) error) error {
 	entries, err := os.ReadDir(slot)
 	if err != nil {
 		return err
 	}
+	passOver := o.PassOver
+	o = o.withDefaults()
+	var unread error
 	for _, e := range entries {
 		if !strings.HasSuffix(e.Name(), segmentSuffix) {
 			continue
 		}
-		content, err := os.ReadFile(filepath.Join(slot, e.Name()))
+		path := filepath.Join(slot, e.Name())
+		o.PassOver = false
+		content, err := readFile(path, o)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
+		}
+		if err != nil && passOver {
+			unread, o.PassOver = cmp.Or(unread, err), true
+			content, err = readFile(path, o)
 		}
 		if err != nil {
 			return err
@@ -114,5 +124,5 @@ func eachSegment(slot string, visit func(h header, content []byte) error) error 
 			}
 		}
 	}
-	return nil
+	return unread
 }

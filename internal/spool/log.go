@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 )
 
 // Options bound a spool. The zero value is useful.
@@ -21,6 +23,20 @@ type Options struct {
 	Damaged func(Damage)
 	// Except names slots that are passed over. Default: none.
 	Except func(dir string) bool
+	// PassOver takes what the disk can't read for damaged, so that the rest can be had. Default: a slot with such a place is not opened.
+	PassOver bool
+
+	passOver time.Duration // for how long a place is read again
+	readAt   readAt
+}
+
+func (o Options) withDefaults() Options {
+	o.Max, o.Segment = cmp.Or(o.Max, 1<<30), cmp.Or(o.Segment, 16<<20)
+	o.passOver = cmp.Or(o.passOver, passOverAfter)
+	if o.readAt == nil {
+		o.readAt = (*os.File).ReadAt
+	}
+	return o
 }
 
 // Errors of Append.
@@ -67,23 +83,25 @@ type request struct {
 	done    func(first uint64, err error)
 }
 
-// Open takes a slot in a folder for records for the server, with what a dead process left there.
+// Open takes a slot in a folder for records for the server, with what a dead process left there. One that can't be read is left to Adopt.
 func Open(dir string, server Server, o Options) (*Log, error) {
-	slot, err := takeSlot(dir, server, o.Except)
-	if err != nil {
-		return nil, fmt.Errorf("open spool in %s: %w", dir, err)
+	unread := map[string]bool{}
+	for {
+		slot, err := takeSlot(dir, server, func(path string) bool { return unread[path] || o.Except != nil && o.Except(path) })
+		if err != nil {
+			return nil, fmt.Errorf("open spool in %s: %w", dir, err)
+		}
+		l, err := slot.open(server, o)
+		if _, holds, _ := segmentBytes(slot.dir); err == nil || !holds {
+			return l, err
+		}
+		unread[slot.dir] = true
 	}
-	return slot.open(server, o)
 }
 
 // open opens the log in a slot that this process has, and gives the slot up where it can't.
 func (s *slot) open(server Server, o Options) (*Log, error) {
-	if o.Max == 0 {
-		o.Max = 1 << 30
-	}
-	if o.Segment == 0 {
-		o.Segment = 16 << 20
-	}
+	o = o.withDefaults()
 	l := &Log{slot: s, server: server, id: rand.Text(), options: o, requests: make(chan request, 256), closing: make(chan struct{}), ended: make(chan struct{}), create: createSegment}
 	if err := l.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open spool in %s: %w", s.dir, err), s.close())
@@ -94,7 +112,7 @@ func (s *slot) open(server Server, o Options) (*Log, error) {
 
 // load reads what is there, and opens the last segment for more.
 func (l *Log) load() error {
-	segments, damages, err := openSegments(l.slot.dir)
+	segments, damages, err := openSegments(l.slot.dir, l.options)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -682,6 +684,85 @@ func zero(t *testing.T, path string, at int64, bytes int) {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// badBlocks makes the disk refuse to read some bytes of the files whose names end so.
+func badBlocks(from, to int64) readAt {
+	return func(f *os.File, b []byte, at int64) (int, error) {
+		if strings.HasSuffix(f.Name(), segmentSuffix) && at < to && at+int64(len(b)) > from {
+			n, _ := f.ReadAt(b[:max(0, from-at)], at)
+			return n, &os.PathError{Op: "read", Path: f.Name(), Err: syscall.EIO}
+		}
+		return f.ReadAt(b, at)
+	}
+}
+
+// What the disk can't read is an error for a while, and is passed over and told then, with what is whole around it.
+func TestP03UnreadableBlockIsPassedOver(t *testing.T) {
+	t.Parallel()
+	const n, size = 40, 1000
+	o := Options{readAt: badBlocks(9*readBlock/2, 9*readBlock/2+1), passOver: time.Hour}
+	l := open(t, t.TempDir(), o)
+	for range n {
+		add(t, l, strings.Repeat("x", size))
+	}
+	r := l.Reader()
+	defer r.Close()
+	for range 2 {
+		if records, err := r.Read(n); !errors.Is(err, syscall.EIO) {
+			t.Errorf("%d records, %v", len(records), err)
+		}
+	}
+	l.options.passOver = time.Nanosecond
+	found, damage := 0, Damage{}
+	for {
+		records, err := r.Read(n)
+		if err != nil && !errors.As(err, &damage) {
+			t.Fatal(err)
+		}
+		if len(records) == 0 && err == nil {
+			break
+		}
+		found += len(records)
+	}
+	if found+int(damage.Records) != n || damage.Records < 4 || damage.Records > 6 {
+		t.Errorf("%d records, and %v", found, damage)
+	}
+	if copies, _ := filepath.Glob(filepath.Join(l.Dir(), "*"+damagedSuffix)); len(copies) != 1 {
+		t.Errorf("copies %v", copies)
+	}
+}
+
+// A slot that the disk can't read keeps no process from starting. Whoever adopts it is told why, or passes over what can't be read.
+func TestP03UnreadableSlotIsLeftToAdopt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	for range 40 {
+		add(t, l, strings.Repeat("x", 1000))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bad := Options{readAt: badBlocks(9*readBlock/2, 9*readBlock/2+1)}
+	next := open(t, dir, bad)
+	if next.Dir() == l.Dir() {
+		t.Errorf("it has %s", next.Dir())
+	}
+	if adopted, err := Adopt(l.Dir(), server, bad); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("%v, %v", adopted, err)
+	}
+	bad.PassOver = true
+	adopted, err := Adopt(l.Dir(), server, bad)
+	if err != nil || adopted == nil || len(adopted.Damages()) != 1 {
+		t.Fatalf("%v, %v", adopted, err)
+	}
+	if n := adopted.Stats().Records; n != 40 {
+		t.Errorf("%d records, damaged ones included", n)
+	}
+	if err := adopted.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

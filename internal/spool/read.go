@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Record is one record, with what names it for ever: the ID of the spool that it was kept in, and its number there. (Export leaves the
@@ -23,7 +24,18 @@ type Reader struct {
 	of     *segment
 	offset int64
 	at     uint64 // number of the record at offset
+	failed failure
 }
+
+// failure is where the disk could not be read, and since when.
+type failure struct {
+	path   string
+	offset int64
+	since  time.Time
+}
+
+// passOverAfter is for how long a place is read again that the disk can't read, before what stands there is lost.
+const passOverAfter = time.Minute
 
 // readAtOnce is how much of a segment is read at a time, unless one record is longer.
 const readAtOnce = 1 << 20
@@ -51,7 +63,8 @@ func (r *Reader) leave() {
 }
 
 // Read returns up to most of the records that come next; none where there are none now. One that was damaged when the spool was opened is passed over:
-// Log.Damages has named it. One that is damaged since, or whose segment is gone, is an error, a Damage, once: the next call passes it over.
+// Log.Damages has named it. One that is damaged since, or whose segment is gone, is an error, a Damage, once: the next call passes it over. So is what the disk
+// can't read, when it has refused for a minute; before that its error is returned.
 func (r *Reader) Read(most int) ([]Record, error) {
 	for {
 		s, end := r.segment()
@@ -128,7 +141,7 @@ func (r *Reader) missing(s *segment) error {
 // another reader has.
 func (r *Reader) damaged(end int64) error {
 	content := make([]byte, end-r.offset)
-	n, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content)
+	n, err := r.readAt(content)
 	if err != nil && !isCut(err) {
 		return err
 	}
@@ -149,6 +162,66 @@ func (r *Reader) damaged(end int64) error {
 	return d
 }
 
+// readAt reads what comes next, and what the disk can't read as zeros, once it has refused that for long enough.
+func (r *Reader) readAt(content []byte) (n int, err error) {
+	n, err = r.log.options.readAt(r.file, content, r.offset)
+	if err == nil || isCut(err) {
+		return n, err
+	}
+	if f := (failure{r.of.path, r.offset, r.failed.since}); r.failed != f {
+		f.since = time.Now()
+		r.failed = f
+	}
+	if time.Since(r.failed.since) < r.log.options.passOver {
+		return n, err
+	}
+	return readThrough(r.log.options.readAt, r.file, content, r.offset)
+}
+
+// readThrough reads like ReadAt, and what the disk can't read as zeros, a block at a time.
+func readThrough(readAt readAt, f *os.File, b []byte, at int64) (n int, err error) {
+	for n < len(b) {
+		to := min(len(b), n+readBlock)
+		m, err := readAt(f, b[n:to], at+int64(n))
+		if isCut(err) {
+			return n + m, err
+		}
+		if err != nil {
+			clear(b[n+m : to])
+		}
+		n = to
+	}
+	return n, nil
+}
+
+// readBlock is how much is given up at a time, in bytes: a block of most file systems.
+const readBlock = 4096
+
+// readAt reads a file as its ReadAt does.
+type readAt func(f *os.File, b []byte, at int64) (n int, err error)
+
+// readFile reads a file as a whole. What the disk can't read is an error, or where that is to be passed over, zeros.
+func readFile(path string, o Options) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	content := make([]byte, info.Size())
+	n, err := o.readAt(f, content, 0)
+	if err != nil && !isCut(err) && o.PassOver {
+		n, err = readThrough(o.readAt, f, content, 0)
+	}
+	if isCut(err) {
+		err = nil // a living process has cut it meanwhile
+	}
+	return content[:n], err
+}
+
 // isCut reports whether a file is shorter than it was.
 func isCut(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
@@ -160,7 +233,7 @@ func (r *Reader) read(most int, end int64) (records []Record, err error) {
 			continue
 		}
 		content := make([]byte, min(size, end-r.offset))
-		n, err := io.ReadFull(io.NewSectionReader(r.file, r.offset, int64(len(content))), content)
+		n, err := r.readAt(content)
 		if err != nil && !isCut(err) {
 			return nil, err
 		}

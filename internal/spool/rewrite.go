@@ -12,7 +12,7 @@ import (
 // it is. Numbers and IDs stay, and so does what can't be read. A crash leaves each segment as it was, or as it is to be.
 func Rewrite(slot string, change func(Record) []byte) error {
 	return withLock(slot, func() error {
-		return eachSegment(slot, func(h header, content []byte) error {
+		return eachSegment(slot, Options{}, func(h header, content []byte) error {
 			changed := append([]byte(nil), content[:h.length]...)
 			at, news := h.length, false // what stands before is in changed
 			end, _ := walk(content, h.length, h.first, func(number uint64, data []byte) bool {

@@ -161,7 +161,7 @@ func torn(rest []byte) bool {
 }
 
 // openSegments reads all segments of a folder, the oldest first, and cuts off what a crash left half-written.
-func openSegments(dir string) (segments []*segment, damages []Damage, err error) {
+func openSegments(dir string, o Options) (segments []*segment, damages []Damage, err error) {
 	entries, err := os.ReadDir(dir) // sorted by name, which is by number
 	if err != nil {
 		return nil, nil, err
@@ -169,7 +169,7 @@ func openSegments(dir string) (segments []*segment, damages []Damage, err error)
 	names := slices.DeleteFunc(entries, func(e os.DirEntry) bool { return !strings.HasSuffix(e.Name(), segmentSuffix) })
 	unread := false // the one before
 	for i, e := range names {
-		s, found, err := openSegment(filepath.Join(dir, e.Name()), i == len(names)-1)
+		s, found, err := openSegment(filepath.Join(dir, e.Name()), i == len(names)-1, o)
 		damages = append(damages, found...)
 		if err != nil {
 			return nil, damages, err
@@ -193,8 +193,8 @@ func missing(dir string, first, next uint64) Damage {
 }
 
 // openSegment reads one segment; nil where it is none.
-func openSegment(path string, last bool) (s *segment, damages []Damage, err error) {
-	content, err := os.ReadFile(path)
+func openSegment(path string, last bool, o Options) (s *segment, damages []Damage, err error) {
+	content, err := readFile(path, o)
 	if err != nil {
 		return nil, nil, err
 	}
