@@ -207,6 +207,7 @@ func (c *consumer) fallbackLoop() {
 	reader := s.log.Reader()
 	defer reader.Close()
 	blocked := map[subjectKey]bool{} // subjects whose order would be lost
+	concerns := map[string]bool{}    // streams
 	for c.reading.Err() == nil {
 		news := s.news()
 		if c.bus.State() != StateSpooling {
@@ -236,6 +237,15 @@ func (c *consumer) fallbackLoop() {
 		}
 		var mine []redisstream.Delivered
 		for _, record := range records {
+			stream, ok := spooledStream(record.Data)
+			concerned, known := concerns[string(stream)]
+			if !known && ok {
+				concerned = c.concerns(string(stream))
+				concerns[string(stream)] = concerned
+			}
+			if !concerned {
+				continue
+			}
 			r, err := decodeSpooled(record.Data)
 			if err != nil {
 				continue // the drain complains
@@ -262,11 +272,13 @@ func (c *consumer) awaitNews(news <-chan struct{}) {
 	}
 }
 
-// fromSpool returns the delivery of a record, if this consumer is to handle it now.
+// concerns reports whether the consumer may have something to handle of a stream.
+func (c *consumer) concerns(stream string) bool {
+	return c.topic == stream || c.topic == AllStreams && len(patternsOf(c.cfg.Patterns, stream)) > 0
+}
+
+// fromSpool returns the delivery of a record of a stream that concerns the consumer, if it is to handle that now.
 func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisstream.Delivered, mine bool) {
-	if c.topic != r.stream && (c.topic != AllStreams || len(patternsOf(c.cfg.Patterns, r.stream)) == 0) {
-		return d, false
-	}
 	if c.bus.spool.isDrained(r) { // its room is not given back yet
 		return d, false
 	}

@@ -94,12 +94,25 @@ func (s *spooled) encode() []byte {
 
 var errSpoolRecord = errors.New("record of the spool can't be read: it is of another version, or damaged")
 
+// spooledStream returns the stream of a record, which it does not decode; false where this version can't.
+func spooledStream(b []byte) (stream []byte, ok bool) {
+	if len(b) == 0 || b[0] != spoolVersion && b[0] != spoolDiscarded {
+		return nil, false
+	}
+	n, size := binary.Uvarint(b[1:])
+	if size <= 0 || n > uint64(len(b)-1-size) {
+		return nil, false
+	}
+	return b[1+size : 1+size+int(n)], true
+}
+
 func decodeSpooled(b []byte) (s spooled, err error) {
 	if len(b) == 0 || b[0] != spoolVersion && b[0] != spoolDiscarded {
 		return s, errSpoolRecord
 	}
 	kind := b[0]
 	b = b[1:]
+	all := string(b) // of which every text is a part
 	ok := true
 	number := func() uint64 {
 		n, size := binary.Uvarint(b)
@@ -125,9 +138,9 @@ func decodeSpooled(b []byte) (s spooled, err error) {
 			ok, b = false, nil
 			return ""
 		}
-		t := string(b[:n])
+		at := len(all) - len(b)
 		b = b[n:]
-		return t
+		return all[at : at+int(n)]
 	}
 	s.stream = text()
 	if kind == spoolDiscarded {

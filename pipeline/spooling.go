@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -91,7 +92,7 @@ func newSpooling(b *Bus, log *spool.Log) (*spooling, error) {
 	defer r.Close()
 	n, discarded, places := 0, map[string]int{}, map[string]string{} // events; by stream those that were discarded, and the first place
 	for {
-		records, err := r.Read(drainRecords)
+		records, err := r.Read(math.MaxInt) // a stretch of bytes at a time
 		if s.isDamage(err) {
 			continue
 		}

@@ -338,6 +338,9 @@ func FuzzSpooled(f *testing.F) {
 	f.Add([]byte{spoolVersion, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := decodeSpooled(data)
+		if stream, ok := spooledStream(data); err == nil && (!ok || string(stream) != s.stream) {
+			t.Fatalf("stream %q, want %q", stream, s.stream)
+		}
 		if err != nil {
 			return
 		}

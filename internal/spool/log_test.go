@@ -766,3 +766,36 @@ func TestP03UnreadableSlotIsLeftToAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What is read in small pages is read from the disk once.
+func TestP10SmallPagesReadOnce(t *testing.T) {
+	t.Parallel()
+	var read int64
+	l := open(t, t.TempDir(), Options{Segment: 1 << 20, readAt: func(f *os.File, b []byte, at int64) (int, error) {
+		n, err := f.ReadAt(b, at)
+		read += int64(n)
+		return n, err
+	}})
+	records := make([]string, 1000)
+	for i := range records {
+		records[i] = strings.Repeat("x", 3000)
+	}
+	add(t, l, records...)
+	add(t, l, records...) // in another segment
+	r := l.Reader()
+	defer r.Close()
+	found := 0
+	for {
+		page, err := r.Read(7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		found += len(page)
+	}
+	if bytes := l.Stats().Bytes; found != 2000 || read > bytes*11/10 {
+		t.Errorf("%d records, %d bytes read of %d", found, read, bytes)
+	}
+}

@@ -24,6 +24,7 @@ type Reader struct {
 	of     *segment
 	offset int64
 	at     uint64 // number of the record at offset
+	ahead  []byte // what was read from offset on, and not returned
 	failed failure
 }
 
@@ -59,7 +60,7 @@ func (r *Reader) leave() {
 	if r.file != nil {
 		_ = r.file.Close()
 	}
-	r.file, r.of = nil, nil
+	r.file, r.of, r.ahead = nil, nil, nil
 }
 
 // Read returns up to most of the records that come next; none where there are none now. One that was damaged when the spool was opened is passed over:
@@ -151,7 +152,7 @@ func (r *Reader) damaged(end int64) error {
 	}
 	d := Damage{File: r.of.path, Offset: r.offset, Bytes: int64(size), Record: r.at, Records: records}
 	news := r.log.skip(r.of, d) && r.at+d.Records > r.next // else all of it has arrived, or another reader has told it
-	r.offset, r.at = r.offset+d.Bytes, r.at+d.Records
+	r.advance(int(d.Bytes), r.at+d.Records)
 	r.next = max(r.next, r.at)
 	if !news {
 		return nil
@@ -222,6 +223,11 @@ func readFile(path string, o Options) ([]byte, error) {
 	return content[:n], err
 }
 
+// advance goes on behind so many bytes, to the record of that number.
+func (r *Reader) advance(bytes int, number uint64) {
+	r.offset, r.at, r.ahead = r.offset+int64(bytes), number, r.ahead[min(bytes, len(r.ahead)):]
+}
+
 // isCut reports whether a file is shorter than it was.
 func isCut(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
@@ -229,21 +235,18 @@ func isCut(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.
 func (r *Reader) read(most int, end int64) (records []Record, err error) {
 	for size := int64(readAtOnce); len(records) == 0 && r.offset < end; {
 		if d, ok := r.of.skips[r.offset]; ok && !d.Rest {
-			r.offset, r.at = r.offset+d.Bytes, r.at+d.Records
+			r.advance(int(d.Bytes), r.at+d.Records)
 			continue
 		}
-		content := make([]byte, min(size, end-r.offset))
-		n, err := r.readAt(content)
-		if err != nil && !isCut(err) {
-			return nil, err
-		}
-		if content = content[:n]; n == 0 {
-			if err := r.damaged(end); err != nil {
+		content, fresh, all := r.ahead, len(r.ahead) == 0, false
+		if fresh {
+			content = make([]byte, min(size, end-r.offset))
+			n, err := r.readAt(content)
+			if err != nil && !isCut(err) {
 				return nil, err
 			}
-			continue
+			content, all = content[:n], err != nil || r.offset+int64(n) == end
 		}
-		all := err != nil || r.offset+int64(len(content)) == end
 		used, number, _ := whole(content, 0, r.at, func(number uint64, data []byte) bool {
 			if len(records) == most {
 				return false
@@ -259,9 +262,13 @@ func (r *Reader) read(most int, end int64) (records []Record, err error) {
 			}
 			continue
 		}
-		r.offset, r.at = r.offset+int64(used), number
+		r.ahead = content
+		r.advance(used, number)
 		if used == 0 { // one record is longer, or the next stretch is damaged
-			size = min(2*size, end)
+			r.ahead = nil
+			if fresh {
+				size = min(2*size, end)
+			}
 		}
 	}
 	if n := len(records); n > 0 {
