@@ -3,7 +3,6 @@
 package handlers
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,8 +27,7 @@ type ExecConfig struct {
 	Stdout, Stderr io.Writer
 	// Env returns variables ("NAME=value") to set besides ours: TRACEPARENT. Default: none.
 	Env func(ctx context.Context, d *pipeline.Delivery) []string
-	// KillAfter is how long a command may go on after SIGTERM, and how long after its end the handler waits for processes
-	// that it left behind with its output open. Default: 5 s.
+	// KillAfter is how long a command may go on after SIGTERM. Default: 5 s.
 	KillAfter time.Duration
 }
 
@@ -72,7 +71,9 @@ func (e *ExitError) ErrorType() string {
 // Exec returns a handler that runs command for each event, as /bin/sh -c command in a process group of its own. The
 // command gets the CloudEvent as one line of JSON on stdin, which it need not read, and in its environment, besides that of
 // this process, MILLRACE_EVENT_ID, MILLRACE_EVENT_TYPE, MILLRACE_STREAM, MILLRACE_POSITION, MILLRACE_SUBJECT,
-// MILLRACE_GROUP, MILLRACE_ATTEMPT and MILLRACE_CORRELATION_ID.
+// MILLRACE_GROUP, MILLRACE_ATTEMPT and MILLRACE_CORRELATION_ID. A value of more than 32 KiB, which may be more than a system
+// takes, is left out: it stands in the event. TRACEPARENT, TRACESTATE and BAGGAGE of this process are not passed on: they
+// are about something else.
 //
 // Exit status 0 acknowledges the event. 100 says that no retry will help: the event becomes a dead
 // letter. 101 says "later", at no cost of an attempt: after the time that the last line of its
@@ -83,7 +84,7 @@ func (e *ExitError) ErrorType() string {
 // is a failure. The error wraps an *ExitError where the shell has run. When ctx ends, the process group gets SIGTERM, and SIGKILL after
 // KillAfter; a command that exits with 0 on SIGTERM has failed too, since nobody knows whether it
 // was done. Processes that a command left in the background when it exited by itself are not
-// touched.
+// touched, and hold nothing up; what they write is passed on as long as this process lives.
 func Exec(command string, cfg ExecConfig) router.Handler {
 	if cfg.KillAfter == 0 {
 		cfg.KillAfter = 5 * time.Second
@@ -103,24 +104,26 @@ func Exec(command string, cfg ExecConfig) router.Handler {
 	}
 }
 
-// run runs one command to its end. os/exec sees to it that a command which does not read its input is no failure
-// (EPIPE), and that processes which keep the pipes open do not hold it up for longer than WaitDelay.
+// run runs one command to its end. Neither a command that does not read its input nor one whose output can't be passed on has failed.
 func run(ctx context.Context, command string, input []byte, env []string, cfg ExecConfig) error {
-	var (
-		stdout  tail
-		stderr  tail
-		stopped time.Time // when the group got SIGTERM
-	)
+	var stopped time.Time // when the group got SIGTERM
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdin = bytes.NewReader(input)
-	cmd.Stdout = &stdout
-	if cfg.Stdout != nil {
-		cmd.Stdout = io.MultiWriter(&stdout, cfg.Stdout)
+	cmd.Env = append(inherited(), env...)
+	stdout, stderr := &output{also: cfg.Stdout}, &output{also: cfg.Stderr}
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		cmd.Stdout, err = stdout.open()
 	}
-	cmd.Stderr = &stderr
-	if cfg.Stderr != nil {
-		cmd.Stderr = io.MultiWriter(&stderr, cfg.Stderr)
+	if err == nil {
+		cmd.Stderr, err = stderr.open()
+	}
+	defer stdout.close()
+	defer stderr.close()
+	if err != nil {
+		if stdin != nil {
+			_ = stdin.Close()
+		}
+		return notStarted(ctx, err)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = cfg.KillAfter
@@ -132,14 +135,19 @@ func run(ctx context.Context, command string, input []byte, env []string, cfg Ex
 		return nil
 	}
 
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
+	if err := cmd.Start(); err != nil {
 		return notStarted(ctx, err)
 	}
+	go func() { // it ends with the command, which closes the pipe, read or not
+		_, _ = stdin.Write(input)
+		_ = stdin.Close()
+	}()
+	err = cmd.Wait()
+	stdout.wait()
+	stderr.wait()
 	if !stopped.IsZero() {
 		endGroup(cmd.Process.Pid, stopped.Add(cfg.KillAfter))
 	}
-	// What else Run returns after a success, that output could not be passed on or is still open, is no failure of the command.
 	if err == nil || cmd.ProcessState.Success() && stopped.IsZero() {
 		return nil
 	}
@@ -214,12 +222,88 @@ func environment(d *pipeline.Delivery) []string {
 		{"MILLRACE_ATTEMPT", strconv.Itoa(d.Attempt)},
 		{"MILLRACE_CORRELATION_ID", d.Event.CorrelationID},
 	}
-	env := make([]string, len(vars))
-	for i, v := range vars {
+	var env []string
+	for _, v := range vars {
+		if len(v[1]) > maxVariable {
+			continue
+		}
 		// With a NUL byte in its environment no command would ever start, so one in a subject would fail for ever.
-		env[i] = v[0] + "=" + strings.ReplaceAll(v[1], "\x00", "")
+		env = append(env, v[0]+"="+strings.ReplaceAll(v[1], "\x00", ""))
 	}
 	return env
+}
+
+// maxVariable is how long a value in the environment may be, in bytes: Linux takes 128 KiB, and 2 MiB of all together.
+const maxVariable = 32 << 10
+
+// inherited is the environment of this process, without what is about the work that it was started for.
+func inherited() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return name == "TRACEPARENT" || name == "TRACESTATE" || name == "BAGGAGE"
+	})
+}
+
+// output passes on what a command writes, and keeps the end of it. The command has a pipe of its own, and not one of os/exec, which
+// would wait for all who have it open, or close it and have them end with SIGPIPE.
+type output struct {
+	also  io.Writer // nil: nothing
+	write *os.File  // the command's end
+	ended chan struct{}
+	mu    sync.Mutex // guards kept
+	kept  tail
+}
+
+// lastWords is how long the end of a command's output is waited for while somebody else has it open.
+const lastWords = 250 * time.Millisecond
+
+// open returns what the command is to write to.
+func (o *output) open() (*os.File, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	o.write, o.ended = write, make(chan struct{})
+	go func() {
+		defer close(o.ended)
+		defer read.Close()
+		_, _ = io.Copy(o, read)
+	}()
+	return write, nil
+}
+
+// Write takes what the command has written. That it can't be passed on is no failure of the command.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	_, _ = o.kept.Write(p)
+	o.mu.Unlock()
+	if o.also != nil {
+		_, _ = o.also.Write(p)
+	}
+	return len(p), nil
+}
+
+// close closes this process' copy of the command's end, and wait waits for what the command has written.
+func (o *output) close() {
+	if o.write != nil {
+		_ = o.write.Close()
+	}
+}
+
+func (o *output) wait() {
+	o.close()
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-o.ended:
+	case <-timer.C:
+	}
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.kept.String()
 }
 
 // shared returns a writer for several commands at once. A file needs no lock: a command gets it as it is.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -94,21 +95,20 @@ func TestG09CommandThatCannotBeRunIsAFaultOfTheWorker(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	large := delivery(`{}`)
-	large.Event.Subject = strings.Repeat("x", 1<<20) // more than a variable may hold: the event's fault
+	large := func(context.Context, *pipeline.Delivery) []string { return []string{"X=" + strings.Repeat("x", 1<<20)} } // what the event says, say
 	for name, test := range map[string]struct {
-		command  string
-		delivery *pipeline.Delivery
-		want     bool
+		command string
+		env     func(context.Context, *pipeline.Delivery) []string
+		want    bool
 	}{
-		"not found":            {"./missing.sh", delivery(`{}`), true},
-		"not executable":       {plain, delivery(`{}`), true},
-		"not started":          {"true\x00", delivery(`{}`), true},
-		"failed":               {"exit 1", delivery(`{}`), false},
-		"given up":             {"exit 100", delivery(`{}`), false},
+		"not found":            {"./missing.sh", nil, true},
+		"not executable":       {plain, nil, true},
+		"not started":          {"true\x00", nil, true},
+		"failed":               {"exit 1", nil, false},
+		"given up":             {"exit 100", nil, false},
 		"too much environment": {"true", large, false},
 	} {
-		err := Exec(test.command, ExecConfig{})(t.Context(), test.delivery)
+		err := Exec(test.command, ExecConfig{Env: test.env})(t.Context(), delivery(`{}`))
 		var fault *pipeline.WorkerError
 		if err == nil || errors.As(err, &fault) != test.want {
 			t.Errorf("%s: got %v, a fault of the worker: %v, want %v", name, err, fault != nil, test.want)
@@ -286,5 +286,80 @@ func TestExecStatusesWithAMeaning(t *testing.T) {
 				t.Errorf("after %v, want %v", later.After, test.after)
 			}
 		})
+	}
+}
+
+// What a command has left in the background holds no event up, lives on, and is still heard.
+func TestP22BackgroundProcessHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	out := &heard{}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Exec(`(while [ ! -e `+dir+`/go ]; do sleep 0.02; done; echo late) & echo early`, ExecConfig{Stdout: out})(t.Context(), delivery(`{}`))
+	}()
+	select {
+	case err := <-ended:
+		if err != nil || out.String() != "early\n" {
+			t.Errorf("%v, %q", err, out)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the command has ended, and its event has not")
+	}
+	if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); out.String() != "early\nlate\n"; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("heard %q", out)
+		}
+	}
+}
+
+// heard is what was written, by anybody at any time.
+type heard struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (h *heard) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.text.Write(p)
+}
+
+func (h *heard) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.text.String()
+}
+
+// A subject that no environment takes stands in the event alone.
+func TestP21LargeSubjectIsNoVariable(t *testing.T) {
+	t.Parallel()
+	d := delivery(`{}`)
+	d.Event.Subject = strings.Repeat("s", 200<<10)
+	var out bytes.Buffer
+	err := Exec(`echo "${MILLRACE_SUBJECT-none} $MILLRACE_EVENT_ID"; [ $(tr -cd s | wc -c) -ge 204800 ] && echo whole`, ExecConfig{Stdout: &out})(t.Context(), d)
+	if got := strings.Fields(out.String()); err != nil || !cmp.Equal(got, []string{"none", d.Event.ID, "whole"}) {
+		t.Errorf("%v, %.100q", err, out.String())
+	}
+}
+
+// The trace context that a worker was started with is about something else than its events.
+func TestP21TraceOfTheWorkerIsNotPassedOn(t *testing.T) {
+	t.Setenv("TRACEPARENT", "of the worker")
+	t.Setenv("MILLRACE_TEST", "of the worker")
+	var out bytes.Buffer
+	command := `echo "${TRACEPARENT-none} $MILLRACE_TEST"`
+	if err := Exec(command, ExecConfig{Stdout: &out})(t.Context(), delivery(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	of := func(context.Context, *pipeline.Delivery) []string { return []string{"TRACEPARENT=of the event"} }
+	if err := Exec(command, ExecConfig{Stdout: &out, Env: of})(t.Context(), delivery(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); got != "none of the worker\nof the event of the worker\n" {
+		t.Errorf("got %q", got)
 	}
 }

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"mime"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -32,7 +30,7 @@ var contextAttributes = map[string]bool{
 }
 
 // MarshalJSON returns the event in the structured JSON format of CloudEvents 1.0. Data of a JSON content type stands in "data", with its white
-// space removed and nothing else changed; all other data in "data_base64". Headers are extension attributes; those whose names are
+// space removed and nothing else changed; all other data in "data_base64", and so does what is no JSON, not UTF-8, or nested deeper than 512. Headers are extension attributes; those whose names are
 // none travel together in the extension "millraceheaders". Text that is not UTF-8 can't be told in JSON and is replaced by U+FFFD. The
 // only error is a time outside of the years 0 to 9999.
 func (e Event) MarshalJSON() ([]byte, error) { return e.appendJSON(nil) }
@@ -120,7 +118,7 @@ func (w *members) addData(contentType string, data []byte) {
 		return
 	}
 	begun := w.Len()
-	if isJSON(contentType) {
+	if isJSON(contentType) && jsonFault(data) == "" {
 		w.WriteString(`,"data":`)
 		if json.Compact(&w.Buffer, data) == nil {
 			return
@@ -156,15 +154,6 @@ func isExtension(name string) bool {
 		}
 	}
 	return true
-}
-
-// isJSON reports whether a content type declares JSON: subtype json, or one that ends in +json (JSON format, section 3.1.1).
-func isJSON(contentType string) bool {
-	if contentType == "" {
-		return true // the JSON format's default
-	}
-	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && (strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json"))
 }
 
 // UnmarshalJSON reads an event in the structured JSON format of CloudEvents 1.0. Names are matched exactly, and a name that occurs

@@ -23,7 +23,7 @@ type Event struct {
 	UserID         string            // who caused it
 	Header         map[string]string // traceparent, tracestate and the caller's own; nil where there is none
 	ContentType    string            // of Data; "application/json" where Publish sets it
-	Data           []byte            // the payload, byte for byte
+	Data           []byte            // the payload, byte for byte; where ContentType is JSON UTF-8, and nested at most 512 deep
 }
 
 // Stream returns the name of the stream that the event belongs to: the first segment of its type.
@@ -31,6 +31,9 @@ func (e Event) Stream() string { return StreamOf(e.Type) }
 
 // ContentTypeJSON is the content type of an event that names none.
 const ContentTypeJSON = "application/json"
+
+// contentTypeBytes is that of a Watermill message that names none and can't be JSON.
+const contentTypeBytes = "application/octet-stream"
 
 // EventType is the contract of one kind of event, a package variable shared by those who publish it and those who
 // handle it:

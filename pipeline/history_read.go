@@ -53,6 +53,7 @@ type historyRead struct {
 	since, until redisstream.ID // both included
 	begun        time.Time      // before the streams were listed
 	pagers       []*pager
+	share        pageShare
 	named        []string        // streams that the query names
 	streams      map[string]bool // that are read
 	seen         int             // records yielded
@@ -181,7 +182,7 @@ func (h *historyRead) addStream(ctx context.Context, stream string, later bool) 
 	for _, log := range h.bus.sources(h.query.Source) {
 		p := &pager{
 			source: log, log: log, local: log == streamLog(h.bus.local), stream: stream,
-			from: h.since, to: h.until, reverse: h.query.Newest, count: firstCount(h.query.Limit),
+			from: h.since, to: h.until, reverse: h.query.Newest, count: firstCount(h.query.Limit), share: &h.share,
 		}
 		if err := h.leaveOut(p, h.place(ctx, p, later)); err != nil {
 			return err
@@ -190,6 +191,7 @@ func (h *historyRead) addStream(ctx context.Context, stream string, later bool) 
 	}
 	h.streams[stream] = true
 	h.pagers = append(h.pagers, pagers...)
+	h.share.pagers = len(h.pagers)
 	return nil
 }
 

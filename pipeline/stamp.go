@@ -88,6 +88,11 @@ func (b *Bus) check(index int, e *Event, internal bool, invalid *ValidationError
 		invalid.TooLarge = true
 		fault("data", "has %d bytes, at most %d are allowed", len(e.Data), b.cfg.MaxDataBytes)
 	}
+	if len(e.Data) <= b.cfg.MaxDataBytes && isJSON(e.ContentType) {
+		if reason := jsonFault(e.Data); reason != "" {
+			fault("data", "%s", reason)
+		}
+	}
 	if metadata > b.cfg.MaxMetadataBytes {
 		invalid.TooLarge = true
 		fault("metadata", "has %d bytes, at most %d are allowed", metadata, b.cfg.MaxMetadataBytes)

@@ -49,6 +49,9 @@ func eventOf(topic string, m *message.Message) Event {
 	if CheckType(d.Type) != nil || d.Stream() != topic {
 		d.Type = topic
 	}
+	if d.ContentType == "" && jsonFault(d.Data) != "" {
+		d.ContentType = contentTypeBytes
+	}
 	if d.CorrelationID == "" {
 		d.CorrelationID = CorrelationID(m.Context())
 	}

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,7 +28,9 @@ func newServerClient(server string) (*serverClient, error) {
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return nil, usagef("--server %q: want http://host:port", server)
 	}
-	return &serverClient{base: base, http: http.Client{Timeout: oneShotTimeout}}, nil
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ResponseHeaderTimeout = oneShotTimeout
+	return &serverClient{base: base, http: http.Client{Transport: transport}}, nil
 }
 
 // problem is what a server answers when it refuses (RFC 9457).
@@ -42,6 +46,22 @@ type problem struct {
 
 // do makes a request and returns status and body; an answer that is no success is an error, unless its status is accepted.
 func (c *serverClient) do(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte, accepted ...int) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, oneShotTimeout)
+	defer cancel()
+	response, err := c.ask(ctx, method, path, query, header, body, accepted...)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Close()
+	answer, err := io.ReadAll(response)
+	if err != nil {
+		return nil, fmt.Errorf("read answer of %s: %w", c.base.Host, err)
+	}
+	return answer, nil
+}
+
+// ask is do for an answer that is read bit by bit, and may take as long as that takes.
+func (c *serverClient) ask(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte, accepted ...int) (io.ReadCloser, error) {
 	target := c.base.JoinPath(path)
 	target.RawQuery = query.Encode()
 	request, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
@@ -53,18 +73,13 @@ func (c *serverClient) do(ctx context.Context, method, path string, query url.Va
 	if err != nil {
 		return nil, err
 	}
+	if response.StatusCode/100 == 2 || slices.Contains(accepted, response.StatusCode) {
+		return response.Body, nil
+	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err != nil {
 		return nil, fmt.Errorf("read answer of %s: %w", c.base.Host, err)
-	}
-	if response.StatusCode/100 == 2 {
-		return answer, nil
-	}
-	for _, status := range accepted {
-		if response.StatusCode == status {
-			return answer, nil
-		}
 	}
 	return nil, refusal(response.StatusCode, answer)
 }
@@ -142,48 +157,98 @@ type simpleEvent struct {
 func (c *serverClient) history(ctx context.Context, query url.Values, limit int, yield func(pipeline.Record) error) error {
 	for {
 		query.Set("limit", strconv.Itoa(limit))
-		answer, err := c.do(ctx, http.MethodGet, "/api/events/history", query, nil, nil)
+		answer, err := c.ask(ctx, http.MethodGet, "/api/events/history", query, nil, nil)
 		if err != nil {
 			return err
 		}
-		page := historyPage{Complete: true}
-		if err := json.Unmarshal(answer, &page); err != nil {
-			return fmt.Errorf("read history: %w", err)
-		}
-		if err := page.each(yield); err != nil {
+		page := historyPage{yield: yield}
+		err = errors.Join(page.read(answer), answer.Close())
+		if limit -= page.events; err != nil || limit <= 0 || page.complete || page.next == "" {
 			return err
 		}
-		if limit -= len(page.Events); limit <= 0 || page.Complete || page.Next == "" {
-			return nil
-		}
-		query.Set("after", page.Next)
+		query.Set("after", page.next)
 	}
 }
 
-// historyPage is an answer to a history request.
+// historyPage is an answer to a history request, which is read event by event.
 type historyPage struct {
-	Events   []json.RawMessage `json:"events"`
-	Next     string            `json:"next"`
-	Complete bool              `json:"complete"` // else what matches may stand further on
+	yield    func(pipeline.Record) error
+	events   int
+	next     string
+	complete bool // else what matches may stand further on
 }
 
-func (p *historyPage) each(yield func(pipeline.Record) error) error {
-	for _, text := range p.Events {
+func (p *historyPage) read(answer io.Reader) error {
+	dec := json.NewDecoder(answer)
+	err := eachMember(dec, func(name string) error {
+		switch name {
+		case "events":
+			return p.readEvents(dec)
+		case "next":
+			var next *string
+			err := dec.Decode(&next)
+			if next != nil {
+				p.next = *next
+			}
+			return err
+		case "complete":
+			return dec.Decode(&p.complete)
+		}
+		return dec.Decode(new(json.RawMessage)) // of a newer server
+	})
+	if shown := (*yieldError)(nil); errors.As(err, &shown) {
+		return shown.error
+	}
+	if err != nil {
+		return fmt.Errorf("read history: %w", err)
+	}
+	return nil
+}
+
+// yieldError is an error of who is given the events.
+type yieldError struct{ error }
+
+func (p *historyPage) readEvents(dec *json.Decoder) error {
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	for dec.More() {
+		var text json.RawMessage
+		if err := dec.Decode(&text); err != nil {
+			return err
+		}
 		var r pipeline.Record
 		var place struct {
 			Stream   string            `json:"stream"`
 			Position pipeline.Position `json:"position"`
 		}
-		if err := json.Unmarshal(text, &r.Event); err != nil {
-			return err
-		}
-		if err := json.Unmarshal(text, &place); err != nil {
+		if err := errors.Join(json.Unmarshal(text, &r.Event), json.Unmarshal(text, &place)); err != nil {
 			return err
 		}
 		r.Stream, r.Position = place.Stream, place.Position
-		if err := yield(r); err != nil {
+		p.events++
+		if err := p.yield(r); err != nil {
+			return &yieldError{err}
+		}
+	}
+	_, err := dec.Token()
+	return err
+}
+
+// eachMember calls read for each member of an object, to read its value.
+func eachMember(dec *json.Decoder, read func(name string) error) error {
+	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
+		return errors.Join(err, errors.New("want a JSON object"))
+	}
+	for dec.More() {
+		token, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		if err := read(token.(string)); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := dec.Token()
+	return err
 }

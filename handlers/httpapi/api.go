@@ -104,7 +104,11 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(pipeline.WithCorrelationID(r.Context(), correlation))
 
 	defer func() {
-		if p := recover(); p != nil {
+		p := recover()
+		if p == http.ErrAbortHandler {
+			panic(p) // the answer is to be cut off
+		}
+		if p != nil {
 			a.cfg.Logger.Error("request panicked", "path", r.URL.Path, "correlation_id", correlation, "panic", p, "stack", string(debug.Stack()))
 			a.problem(w, internal)
 		}

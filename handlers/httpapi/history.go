@@ -21,6 +21,8 @@ const (
 	maxLimit     = 1000
 	// scanLimit is how many entries one request looks at: a filter that matches nothing must not read a whole server.
 	scanLimit = 100_000
+	// pageBytes is how large a page grows: one event of 1 MiB after the other would be a gigabyte. A bare batch, which can't say that there is more, grows on.
+	pageBytes = 16 << 20
 )
 
 // parameter is a query parameter of history.
@@ -43,11 +45,15 @@ var historyParameters = []parameter{
 	{name: "source", doc: "redis, local (recent events of this instance), or all", values: []any{"all", "redis", "local"}},
 }
 
-// page is the answer to a history request.
+// page is the answer to a history request, which is written event by event.
 type page struct {
-	Events   []pipeline.Record `json:"events"`
-	Next     *string           `json:"next" doc:"cursor of the next page; null at the end"`
-	Complete bool              `json:"complete" doc:"false when the scan limit was reached; next goes on"`
+	Events []pipeline.Record `json:"events"`
+	pageEnd
+}
+
+type pageEnd struct {
+	Next     *string `json:"next" doc:"cursor of the next page; null at the end"`
+	Complete bool    `json:"complete" doc:"false when 100,000 entries were looked at, the page has 16 MiB, or reading broke off; next goes on"`
 }
 
 func (a *api) history(w http.ResponseWriter, r *http.Request) {
@@ -56,27 +62,39 @@ func (a *api) history(w http.ResponseWriter, r *http.Request) {
 		a.problem(w, invalid(faults...))
 		return
 	}
-	answer := page{Events: []pipeline.Record{}, Complete: true}
+	out := newPageWriter(w, wantsBatch(r.Header))
+	end, last := pageEnd{Complete: true}, ""
 	for record, err := range a.bus.History(r.Context(), query) {
-		var scan *pipeline.ScanLimitError
-		switch {
-		case errors.As(err, &scan):
-			answer.Complete, answer.Next = false, cursorText(scan.Cursor)
-			continue
-		case err != nil:
-			a.problem(w, a.problemOf(r, err, func(f pipeline.Fault) fault { return fault{"query." + f.Field, f.Reason} }))
-			return
-		case len(answer.Events) == limit: // one more than was asked for: there is a next page
-			answer.Next = cursorText(answer.Events[limit-1].Cursor())
+		if err == nil && out.events == limit { // one more than was asked for: there is a next page
+			end.Next = cursorText(last)
 			continue
 		}
-		answer.Events = append(answer.Events, record)
+		if err == nil && out.isFull() {
+			end = pageEnd{Next: cursorText(last)}
+			break
+		}
+		if err == nil {
+			err = out.add(record)
+		}
+		if scan := (*pipeline.ScanLimitError)(nil); errors.As(err, &scan) {
+			end = pageEnd{Next: cursorText(scan.Cursor)}
+			continue
+		}
+		if err != nil && !out.begun {
+			a.problem(w, a.problemOf(r, err, func(f pipeline.Fault) fault { return fault{"query." + f.Field, f.Reason} }))
+			return
+		}
+		if err != nil {
+			a.cfg.Logger.Warn("page of the history breaks off", "err", err)
+			if out.batch || last == "" {
+				panic(http.ErrAbortHandler) // nobody must take it for whole
+			}
+			end = pageEnd{Next: cursorText(last)} // whoever goes on is told the reason
+			break
+		}
+		last = record.Cursor()
 	}
-	if wantsBatch(r.Header) {
-		a.write(w, http.StatusOK, typeBatch, answer.Events)
-		return
-	}
-	a.write(w, http.StatusOK, typeJSON, answer)
+	out.end(end)
 }
 
 func cursorText(cursor string) *string {

@@ -1,8 +1,6 @@
 package httpapi
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -60,17 +58,15 @@ func (a *api) problem(w http.ResponseWriter, p problem) {
 
 // write sends a value as JSON, without the escapes for HTML: nobody reads it as HTML (nosniff).
 func (a *api) write(w http.ResponseWriter, status int, contentType string, value any) {
-	var body bytes.Buffer
-	enc := json.NewEncoder(&body)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(value); err != nil {
+	body, err := jsonOf(value)
+	if err != nil {
 		a.cfg.Logger.Error("answer can't be encoded", "err", err)
 		a.problem(w, internal) // a problem always encodes
 		return
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // a client that has gone is no error of ours
+	_, _ = w.Write(append(body, '\n')) // a client that has gone is no error of ours
 }
 
 // maxFaults bounds what one problem lists: a body may be wrong a million times.
