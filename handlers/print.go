@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,7 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/rishi-platform/millrace/router"
 )
@@ -48,9 +51,37 @@ func Print(w io.Writer, line Line) router.Handler {
 // TextLine is for people: time, type, subject, ID and position, apart by two spaces. What is missing is a hyphen.
 func TextLine(r pipeline.Record) ([]byte, error) {
 	fields := []string{
-		r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), r.Type, printable(r.Subject), printable(r.ID), string(r.Position),
+		r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), printable(r.Type), printable(r.Subject), printable(r.ID), string(r.Position),
 	}
 	return []byte(strings.Join(fields, "  ") + "\n"), nil
+}
+
+// TextDataLine is TextLine and, where the event has any, a second line with its data: JSON without white space, other text, or what it is. What would
+// speak to the terminal is escaped, and the line is cut to so many columns; 0: it is not.
+func TextDataLine(columns int) Line {
+	return func(r pipeline.Record) ([]byte, error) {
+		line, err := TextLine(r)
+		if err != nil || len(r.Data) == 0 {
+			return line, err
+		}
+		line = append(line, dataIndent...)
+		line = append(line, terminal.Cut(dataText(&r.Event), max(0, columns-len(dataIndent)))...)
+		return append(line, '\n'), nil
+	}
+}
+
+// dataIndent stands before data, so that no line of it looks like one of an event.
+const dataIndent = "    "
+
+func dataText(e *pipeline.Event) string {
+	var compact bytes.Buffer
+	switch {
+	case !utf8.Valid(e.Data):
+		return fmt.Sprintf("(%d bytes of %s)", len(e.Data), terminal.Escape(e.ContentType))
+	case json.Compact(&compact, e.Data) == nil:
+		return terminal.Escape(compact.String())
+	}
+	return terminal.Escape(string(e.Data))
 }
 
 // JSONLine is the CloudEvent with the members stream and position.

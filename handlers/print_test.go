@@ -49,6 +49,41 @@ func TestTextLine(t *testing.T) {
 	}
 }
 
+// The data of an event stands on one line below it, and speaks to nobody's terminal.
+func TestP25DataStandsBelow(t *testing.T) {
+	t.Parallel()
+	const line = "2026-01-02T03:04:05.678Z  invoice.issued  invoice/7  e-1  1764000000000-3\n"
+	for name, test := range map[string]struct {
+		data, contentType string
+		columns           int
+		want              string
+	}{
+		"JSON":               {"{ \"total\" : 12,\n \"paid\": false }", "", 0, "    {\"total\":12,\"paid\":false}\n"},
+		"cut":                {`{"total":12,"paid":false}`, "", 20, "    {\"total\":12,\"pa…\n"},
+		"wide letters":       {`"日本日本日本日本日本"`, "", 20, "    \"日本日本日本日…\n"},
+		"a terminal of none": {`{"total":12,"paid":false}`, "", 2, "    {\"total\":12,\"paid\":false}\n"},
+		"text":               {"two\nlines\a", "text/plain", 0, "    two\\nlines\\a\n"},
+		"JSON that turns":    {"\"\u202e\x7f\"", "", 0, "    \"\\u202e\\x7f\"\n"},
+		"bytes":              {"\xff\xfe", "image/\x1bpng", 0, "    (2 bytes of image/\\x1bpng)\n"},
+		"none":               {"", "", 0, ""},
+	} {
+		d := delivery(test.data)
+		d.Event.ContentType = test.contentType
+		var out bytes.Buffer
+		if err := Print(&out, TextDataLine(test.columns))(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(line+test.want, out.String()); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", name, diff)
+		}
+	}
+	d := delivery("")
+	d.Event.Type = "evil\x1b[2J"
+	if text, err := TextLine(pipeline.Record{Event: d.Event}); err != nil || bytes.ContainsRune(text, 0x1b) {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func TestPrintJSONLinesStayWhole(t *testing.T) {
 	t.Parallel()
 	const events = 50

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/rishi-platform/millrace/internal/units"
 )
 
 // OpenFromEnv opens a bus as the environment says, so that code written for a bus in memory runs unchanged with or without
@@ -45,7 +47,7 @@ func openFromEnv(ctx context.Context, lookup func(string) (string, bool), logger
 //	SERVICE_NAME           source of the events; default millrace
 //	MILLRACE_NAMESPACE     prefix of every key; default none
 //	MILLRACE_DATA_DIR      folder for events that are accepted while Redis is away; "off": the bus keeps nothing itself; default none
-//	MILLRACE_SPOOL_BYTES   the most that they may take there; default 1 GiB
+//	MILLRACE_SPOOL_BYTES   the most that they may take there; such as 512MiB; default 1GiB
 //	MILLRACE_FALLBACK      wait or local: what groups do with them meanwhile; default local where there is a data folder
 //	MILLRACE_RESTORE       how many events per stream can be appended again when Redis forgets them; 0: none; default 10,000
 //	MILLRACE_WARN_LAG, MILLRACE_ERROR_LAG, MILLRACE_WARN_PENDING, MILLRACE_ERROR_DEAD   see HealthLimits; such as 30s, and 2.5 for a percentage
@@ -67,9 +69,14 @@ func ConfigFromEnv(lookup func(string) (string, bool)) (Config, error) {
 			set(n)
 		}
 	}
+	if text := get("MILLRACE_SPOOL_BYTES"); text != "" {
+		var err error
+		if cfg.SpoolBytes, err = units.Bytes(text); err != nil || cfg.SpoolBytes < 1 {
+			faults = append(faults, fmt.Errorf("MILLRACE_SPOOL_BYTES: %q is no size such as 512MiB", text))
+		}
+	}
 	number("MILLRACE_MAX_LEN", 1, func(n int64) { cfg.MaxLen = n })
 	number("MILLRACE_HARD_MAX_LEN", 1, func(n int64) { cfg.HardMaxLen = n })
-	number("MILLRACE_SPOOL_BYTES", 1, func(n int64) { cfg.SpoolBytes = n })
 	number("MILLRACE_RESTORE", 0, func(n int64) { cfg.RestoreEvents, cfg.NoRestore = int(n), n == 0 })
 	cfg.Health = healthFromEnv(get, func(err error) { faults = append(faults, err) })
 	enabled := false
@@ -101,7 +108,7 @@ func healthFromEnv(get func(string) string, fault func(error)) (l HealthLimits) 
 	} {
 		if text := get(name); text != "" {
 			var err error
-			if *field, err = time.ParseDuration(text); err != nil || *field == 0 {
+			if *field, err = units.Duration(text); err != nil || *field == 0 {
 				fault(fmt.Errorf("%s: %q is no time such as 30s, nor -1s for never", name, text))
 			}
 		}

@@ -23,7 +23,8 @@ type GroupConfig struct {
 	// InFlight bounds the deliveries that are handed over and not settled yet. Default: 256.
 	InFlight int
 	// From is where the group starts when it does not exist yet. Default: Oldest, so that nothing is missed.
-	From Position
+	From  Position
+	asked Position // From as it was given
 	// Policy says what becomes of deliveries.
 	Policy Policy
 	// SettledByHandler means that whoever gets the messages settles each with Delivery.Settle, and that Ack and Nack of the
@@ -124,6 +125,7 @@ func (d *Delivery) Settle(err error) { d.holding.settle(err) }
 
 func (g GroupConfig) withDefaults() GroupConfig {
 	setDefault(&g.InFlight, 256)
+	g.asked = g.From
 	setDefault(&g.From, Oldest)
 	setDefault(&g.Policy.DrainTimeout, 20*time.Second)
 	setDefault(&g.Policy.Attempts, defaultAttempts)

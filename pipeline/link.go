@@ -525,6 +525,8 @@ func deniedHint(err error) string {
 	switch {
 	case errors.Is(err, redisstream.ErrTooOld):
 		return "upgrade the server"
+	case strings.HasPrefix(text, "DENIED"):
+		return "give the server a password (requirepass, or ACL users), or connect from the machine that it runs on"
 	case strings.HasPrefix(text, "WRONGTYPE"):
 		return "the key holds another type: rename it, or use another namespace"
 	case strings.HasPrefix(text, "NOPERM"), strings.Contains(text, "ACL failure in script"): // it names the right

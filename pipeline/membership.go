@@ -96,10 +96,11 @@ func (c *consumer) join(ctx context.Context, stream string, fromEnd bool) error 
 	joined, err := c.bus.log.Join(ctx, c.self, j)
 	err = c.bus.redisError("join group "+c.cfg.Group+" of", stream, err)
 	c.mu.Lock()
-	known, lost := !m.denied.IsZero(), false
+	known, lost, ignored := !m.denied.IsZero(), false, false
 	switch {
 	case err == nil:
 		lost = joined.Made && m.before
+		ignored = !joined.Made && !m.before && c.cfg.asked != ""
 		m.joined, m.before, m.patterns, m.denied = true, true, joined.Patterns, time.Time{}
 	case errors.Is(err, ErrDenied):
 		m.denied = time.Now()
@@ -121,6 +122,9 @@ func (c *consumer) join(ctx context.Context, stream string, fromEnd bool) error 
 	if lost {
 		c.logger.Error("group of a stream was lost and is made again; what it had not settled comes again",
 			"stream", stream, "from", joined.From.String())
+	}
+	if ignored {
+		c.logger.Info("group is there already: it goes on where it was, and From says nothing to it", "stream", stream, "from", c.cfg.asked)
 	}
 	if err == nil && known {
 		c.logger.Info("group of a stream is joined at last", "stream", stream)

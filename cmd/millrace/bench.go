@@ -72,7 +72,7 @@ The numbers are those of this machine, that server and the way between them at t
 	f.StringVar(&o.namespace, "namespace", "", "what the run's own namespace begins with")
 	o.addJSONFlag(f)
 	f.IntVar(&b.load.Events, "events", 0, "publish that many events, however long it takes")
-	f.DurationVar(&b.load.For, "for", 10*time.Second, "publish for that long")
+	durationVar(f, &b.load.For, "for", 10*time.Second, "publish for that long")
 	f.IntVar(&b.load.Publishers, "publishers", 16, "calls of Publish at the same time")
 	f.IntVar(&b.load.Batch, "batch", 1, "events per call of Publish")
 	f.IntVar(&b.load.Payload, "payload", 256, "bytes of data per event")

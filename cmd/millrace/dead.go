@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
 )
@@ -217,10 +217,8 @@ func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
 	}
 	defer closeBus(bus)
 	out := json.NewEncoder(cmd.OutOrStdout())
-	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	if !d.json {
-		fmt.Fprintln(table, "POSITION\tWHEN\tTYPE\tID\tKIND\tATTEMPTS\tFINGERPRINT\tCAUSE")
-	}
+	table := terminal.NewTable(cmd.OutOrStdout(), "POSITION", "WHEN", "TYPE", "ID", "KIND", "ATTEMPTS", "FINGERPRINT", "CAUSE")
+	table.Less = []string{"ID", "FINGERPRINT", "ATTEMPTS"}
 	limit, listed := d.query.Limit, 0
 	if limit > 0 {
 		d.query.Limit++ // one more, to know whether there are
@@ -238,8 +236,7 @@ func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
 			}
 			continue
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", dead.Position, dead.LastAt.Format(time.DateTime), dead.Event.Type, dead.Event.ID, dead.Kind, dead.Attempts,
-			dead.Fingerprint, oneLine(dead.Cause, 80))
+		table.Row(dead.Position, dead.LastAt.UTC().Format(time.RFC3339), dead.Event.Type, dead.Event.ID, dead.Kind, dead.Attempts, dead.Fingerprint, oneLine(dead.Cause, 80))
 	}
 	switch {
 	case listed == 0 && d.filtered():
@@ -249,8 +246,10 @@ func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
 		fmt.Fprintf(cmd.ErrOrStderr(), "group %s has no dead letters of stream %s\n", d.query.Group, d.query.Stream)
 		return nil
 	}
-	if err := table.Flush(); err != nil {
-		return err
+	if !d.json {
+		if err := table.Flush(); err != nil {
+			return err
+		}
 	}
 	if limit > 0 && listed > limit {
 		fmt.Fprintf(cmd.ErrOrStderr(), "there are more than these %d: --limit 0 lists all\n", limit)
@@ -291,17 +290,15 @@ func (d *deadVerb) show(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
 		{"position", string(dead.Position)}, {"original", dead.Stream + " " + string(dead.OriginalPosition)}, {"group", dead.Group}, {"consumer", dead.Consumer},
 		{"kind", dead.Kind}, {"attempts", fmt.Sprint(dead.Attempts)}, {"first", dead.FirstAt.Format(time.RFC3339Nano)}, {"last", dead.LastAt.Format(time.RFC3339Nano)},
 		{"fingerprint", dead.Fingerprint}, {"cause", dead.Cause},
 	} {
-		fmt.Fprintf(table, "%s\t%s\n", row[0], row[1])
+		fmt.Fprintf(cmd.OutOrStdout(), "%-13s%s\n", row[0], terminal.Escape(row[1])) // what it writes to says so below
 	}
-	_ = table.Flush() // what it writes to says so below
 	if dead.Stack != "" {
-		fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", dead.Stack)
+		fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", terminal.Lines(dead.Stack))
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", event)
 	return err

@@ -9,9 +9,9 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
 )
@@ -248,11 +248,9 @@ func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	out := json.NewEncoder(cmd.OutOrStdout())
-	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	table := terminal.NewTable(cmd.OutOrStdout(), "STREAM", "GROUP", "CONSUMERS", "LAG", "PENDING", "OLDEST", "DEFERRED", "DEAD", "STATE", "PATTERNS")
+	table.Less = []string{"PATTERNS", "CONSUMERS", "OLDEST", "DEFERRED"}
 	streams, groups := 0, 0
-	if !g.json {
-		fmt.Fprintln(table, "STREAM\tGROUP\tCONSUMERS\tLAG\tPENDING\tOLDEST\tDEFERRED\tDEAD\tSTATE\tPATTERNS")
-	}
 	for _, s := range h.Streams {
 		if len(args) == 1 && s.Name != args[0] {
 			continue
@@ -266,19 +264,24 @@ func (g *groupVerb) list(cmd *cobra.Command, args []string) error {
 				}
 				continue
 			}
-			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\t%d\t%d\t%s\t%s\n", s.Name, one.Name, one.Consumers, number(one.Lag), one.Pending,
-				age(one.OldestUnackedSeconds), one.Deferred, one.Dead,
+			table.Row(s.Name, one.Name, one.Consumers, number(one.Lag), one.Pending, age(one.OldestUnackedSeconds), one.Deferred, one.Dead,
 				stateOf(one), strings.Join(one.Patterns, " "))
 		}
 	}
 	if refused := problemOf(h, "stream-refused"); refused != nil && (len(args) == 0 || streams == 0) {
-		return errors.Join(table.Flush(), refused)
+		if groups > 0 && !g.json {
+			refused = errors.Join(table.Flush(), refused)
+		}
+		return refused
 	}
 	if len(args) == 1 && streams == 0 {
 		return fmt.Errorf("there is no stream %s%s; \"millrace group ls\" lists those with groups, \"millrace health\" all", args[0], g.within())
 	}
 	if groups == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "no groups yet%s: \"millrace work GROUP PATTERN\" makes one\n", g.within())
+		return nil
+	}
+	if g.json {
 		return nil
 	}
 	return table.Flush()
@@ -327,38 +330,44 @@ func (g *groupVerb) info(cmd *cobra.Command, args []string) error {
 	if g.json {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 	}
-	out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	out := terminal.NewTable(cmd.OutOrStdout())
 	for _, row := range [][2]string{
 		{"stream", r.Stream}, {"group", r.Name}, {"state", stateOf(r.GroupHealth)}, {"patterns", strings.Join(r.Patterns, " ")}, {"delivered up to", string(r.Delivered)},
 		{"settled up to", string(r.Frontier)}, {"lag", number(r.Lag)}, {"pending", fmt.Sprint(r.Pending)}, {"oldest of them held for", age(r.OldestUnackedSeconds)}, {"deferred", fmt.Sprint(r.Deferred)}, {"lane", fmt.Sprint(r.Lane)},
 		{"dead", fmt.Sprint(r.Dead)}, {"lost", number(r.Lost)},
 	} {
-		fmt.Fprintf(out, "%s\t%s\n", row[0], orDash(row[1]))
+		out.Row(row[0], row[1])
 	}
 	if p := r.Paused; p != nil {
-		fmt.Fprintf(out, "paused since\t%s\nreason\t%s\n", p.Since.Format(time.RFC3339), orDash(p.Reason))
+		out.Row("paused since", p.Since.Format(time.RFC3339))
+		out.Row("reason", p.Reason)
 		if !p.TriedAt.IsZero() {
-			fmt.Fprintf(out, "one tried in vain\t%s\n", p.TriedAt.Format(time.RFC3339))
+			out.Row("one tried in vain", p.TriedAt.Format(time.RFC3339))
 		}
 	}
 	for _, w := range r.Waiting {
-		fmt.Fprintf(out, "waits for a handler\t%s, since %s\n", w.Type, w.Since.Format(time.RFC3339))
+		out.Row("waits for a handler", fmt.Sprintf("%s, since %s", w.Type, w.Since.Format(time.RFC3339)))
 	}
 	for _, u := range r.Unhandled {
-		fmt.Fprintf(out, "not taken\t%d of type %s\n", u.Count, u.Type)
+		out.Row("not taken", fmt.Sprintf("%d of type %s", u.Count, u.Type))
 	}
 	for _, m := range r.Members {
 		if m.Member != nil && m.Sick != nil {
-			fmt.Fprintf(out, "%s is sick\tsince %s: %s\n", m.Name, m.Sick.Since.Format(time.RFC3339), m.Sick.Reason)
+			out.Row("sick", fmt.Sprintf("%s, since %s: %s", m.Name, m.Sick.Since.Format(time.RFC3339), m.Sick.Reason))
 		}
 	}
-	fmt.Fprintln(out, "\nCONSUMER\tSTATE\tHOST\tPID\tVERSION\tIN FLIGHT\tPENDING\tHANDLED\tFAILED")
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(cmd.OutOrStdout())
+	out = terminal.NewTable(cmd.OutOrStdout(), "CONSUMER", "STATE", "HOST", "PID", "VERSION", "IN FLIGHT", "PENDING", "HANDLED", "FAILED")
+	out.Less = []string{"VERSION", "HOST", "PID", "PENDING"}
 	for _, m := range r.Members {
 		about := pipeline.Member{}
 		if m.Member != nil {
 			about = *m.Member
 		}
-		fmt.Fprintf(out, "%s\t%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\n", m.Name, m.State, orDash(about.Host), about.PID, orDash(about.Version), about.InFlight, m.Pending, about.Handled, about.Failed)
+		out.Row(m.Name, m.State, about.Host, about.PID, about.Version, about.InFlight, m.Pending, about.Handled, about.Failed)
 	}
 	return out.Flush()
 }

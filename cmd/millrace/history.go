@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rishi-platform/millrace/handlers"
+	"github.com/rishi-platform/millrace/internal/units"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
 )
@@ -36,10 +36,10 @@ func newHistoryCommand(o *options) *cobra.Command {
 	}
 	o.addRedisFlags(cmd.Flags())
 	o.addServerFlag(cmd.Flags())
-	o.addJSONFlag(cmd.Flags())
+	o.addLineFlags(cmd.Flags())
 	f := cmd.Flags()
-	f.StringVar(&h.since, "since", "", "stored at this time or later: RFC 3339, or a duration ago such as 2h")
-	f.StringVar(&h.until, "until", "", "stored before this time: RFC 3339, or a duration ago")
+	f.StringVar(&h.since, "since", "", "stored at this time or later: RFC 3339, a date, or how long ago, such as 2h or 1d")
+	f.StringVar(&h.until, "until", "", "stored before this time, likewise")
 	f.StringVar(&h.query.Subject, "subject", "", "of this subject")
 	f.StringVar(&h.query.CorrelationID, "correlation-id", "", "of this correlation ID")
 	f.StringVar(&h.query.OrganizationID, "organization-id", "", "of this tenant")
@@ -55,10 +55,7 @@ func (h *historyVerb) run(cmd *cobra.Command, args []string) error {
 	if err := h.prepare(args); err != nil {
 		return err
 	}
-	line := handlers.TextLine
-	if h.json {
-		line = handlers.JSONLine
-	}
+	line := h.line(cmd.OutOrStdout())
 	show := func(r pipeline.Record) error {
 		text, err := line(r)
 		if err == nil {
@@ -160,24 +157,21 @@ func parseTime(flag, text string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
-		return time.Now().Add(-ago), nil
-	}
-	t, err := time.Parse(time.RFC3339, text)
+	t, err := units.Time(text, time.Now())
 	if err != nil {
-		return time.Time{}, usagef("%s %q: want a time such as 2026-01-31T12:00:00Z, or a duration such as 2h", flag, text)
+		return t, usagef("%s %q: %w", flag, text, err)
 	}
 	return t, nil
 }
 
-// parseFrom reads a place to begin at: oldest, now, a position, or how long ago.
+// parseFrom reads a place to begin at: oldest, now, a position, or a time.
 func parseFrom(text string) (pipeline.Position, error) {
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
-		return pipeline.At(time.Now().Add(-ago)), nil
-	}
 	position, err := pipeline.ParsePosition(text)
-	if err != nil {
-		return "", usagef("--from: %w, or a duration such as 2h", err)
+	if err == nil {
+		return position, nil
 	}
-	return position, nil
+	if t, timeErr := units.Time(text, time.Now()); timeErr == nil {
+		return pipeline.At(t), nil
+	}
+	return "", usagef("--from: %w, or a date, or how long ago, such as 2h or 1d", err)
 }

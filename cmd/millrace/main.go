@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 )
 
@@ -37,10 +38,17 @@ func main() {
 	os.Exit(run())
 }
 
+// initVariable tells the command that process 1 is there for it (asInit).
+const initVariable = "MILLRACE_INIT"
+
 // gcPercent lets the heap grow to five times of what is in use: about 20 MB more for 20 % more events a second (docs/operations.md).
 const gcPercent = 400
 
 func run() int {
+	if code, is := asInit(); is {
+		return code
+	}
+	_ = os.Unsetenv(initVariable) // not for the commands that it runs
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	go onSignals(stop)
@@ -54,7 +62,7 @@ func run() int {
 		return exitUnread
 	}
 	// One line, whatever the libraries below make of it.
-	fmt.Fprintln(os.Stderr, "millrace:", strings.Join(strings.Fields(err.Error()), " ")+wayOut(err))
+	fmt.Fprintln(os.Stderr, "millrace:", terminal.Escape(strings.Join(strings.Fields(err.Error()), " "))+wayOut(err))
 	var usage *usageError
 	if errors.As(err, &usage) {
 		return exitUsage
@@ -77,7 +85,7 @@ func wayOut(err error) string {
 // gone, begins one too: it must not end a worker in the middle of a delivery, and may be told many times.
 func onSignals(stop func()) {
 	signals, terminal := make(chan os.Signal, 2), make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	notify(signals)
 	signal.Notify(terminal, syscall.SIGHUP)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a write fails instead; nobody is told: it may have been to any connection
 	for asked := 0; asked < 2; stop() {
@@ -90,6 +98,9 @@ func onSignals(stop func()) {
 	}
 	os.Exit(exitInterrupted)
 }
+
+// notify tells of those signals that ask for an end.
+func notify(signals chan os.Signal) { signal.Notify(signals, os.Interrupt, syscall.SIGTERM) }
 
 // logGone tells that nobody reads the log any more.
 var logGone = make(chan struct{}, 1)

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/rishi-platform/millrace/handlers"
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -23,6 +26,7 @@ type options struct {
 	json      bool
 	maxLen    int64
 	hardMax   int64
+	noPayload bool
 	logLevel  string
 	logFormat string
 	traceMode string
@@ -121,11 +125,28 @@ func (o *options) addJSONFlag(f *pflag.FlagSet) {
 	f.BoolVar(&o.json, "json", false, "print JSON, one object a line")
 }
 
+// addLineFlags adds the flags of verbs that print events.
+func (o *options) addLineFlags(f *pflag.FlagSet) {
+	o.addJSONFlag(f)
+	f.BoolVar(&o.noPayload, "no-payload", false, "leave the line out that shows the payload of an event")
+}
+
+// line makes what is printed of an event: JSON, or text, which is cut to the width that the terminal has at that moment.
+func (o *options) line(out io.Writer) handlers.Line {
+	switch {
+	case o.json:
+		return handlers.JSONLine
+	case o.noPayload:
+		return handlers.TextLine
+	}
+	return func(r pipeline.Record) ([]byte, error) { return handlers.TextDataLine(terminal.Width(out))(r) }
+}
+
 // addHealthFlags adds the flags that say from when on health calls something a problem.
 func (o *options) addHealthFlags(f *pflag.FlagSet) {
-	f.DurationVar(&o.limits.LagWarning, "warn-lag", time.Minute, "warn when an event has waited so long in its stream for a group; -1s: never")
-	f.DurationVar(&o.limits.LagError, "error-lag", 10*time.Minute, "call it an error then; -1s: never")
-	f.DurationVar(&o.limits.PendingWarning, "warn-pending", 5*time.Minute, "warn when a consumer has held a delivery for so long, or for twice the timeout of its handlers; -1s: never")
+	durationVar(f, &o.limits.LagWarning, "warn-lag", time.Minute, "warn when an event has waited so long in its stream for a group; -1s: never")
+	durationVar(f, &o.limits.LagError, "error-lag", 10*time.Minute, "call it an error then; -1s: never")
+	durationVar(f, &o.limits.PendingWarning, "warn-pending", 5*time.Minute, "warn when a consumer has held a delivery for so long, or for twice the timeout of its handlers; -1s: never")
 	f.Float64Var(&o.limits.DeadPercent, "error-dead", 1, "dead letters are a warning, and an error where they are more than so many percent of the last hour's events; -1: neither")
 }
 

@@ -60,7 +60,7 @@ Without credentials everybody who reaches the port is an administrator, so it li
 	f.StringVar(&s.addr, "addr", "127.0.0.1:8080", "where to listen, host:port")
 	f.BoolVar(&s.allowAnonymous, "allow-anonymous", false, "everybody who reaches the port is an administrator; listen on any address")
 	f.StringVar(&s.dataDir, "data-dir", "", "folder for the spool: events that are published while Redis is away; off: keep nothing outside of Redis (mode redis-only); none: refuse them")
-	f.Int64Var(&s.spoolBytes, "spool-bytes", 1<<30, "the most that the spool may take on disk; beyond it events are refused while Redis is away")
+	bytesVar(f, &s.spoolBytes, "spool-bytes", 1<<30, "the most that the spool may take on disk; beyond it events are refused while Redis is away")
 	f.IntVar(&s.restore, "restore", 10_000, "events per stream that can be appended again when Redis forgets what it had confirmed (a restart, a failover); 0: they are named and counted only")
 	f.BoolVar(&s.demo, "demo", false, "run a booking workload as well, to have something to look at")
 	return cmd

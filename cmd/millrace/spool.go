@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 )
 
@@ -100,24 +101,24 @@ func (s *spoolVerb) ls(cmd *cobra.Command) error {
 		}
 		return nil
 	}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DIR\tNAMESPACE\tREDIS\tPROCESS\tEVENTS\tBYTES\tOLDEST")
+	table := terminal.NewTable(cmd.OutOrStdout(), "SLOT", "REDIS", "PROCESS", "EVENTS", "BYTES", "OLDEST")
+	table.Less = []string{"BYTES"}
 	for _, slot := range slots {
 		process, oldest := "none", "-"
 		if slot.InUse {
 			process = "lives"
 		}
 		if slot.Oldest != nil {
-			oldest = slot.Oldest.Local().Format(time.DateTime)
+			oldest = slot.Oldest.UTC().Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", slot.Dir, slot.Namespace, cmp.Or(slot.Server, "?"), process, slot.Events, slot.Bytes, oldest)
+		table.Row(filepath.Join(slot.Namespace, filepath.Base(slot.Dir)), cmp.Or(slot.Server, "?"), process, slot.Events, slot.Bytes, oldest)
 	}
-	if err := w.Flush(); err != nil {
+	if err := table.Flush(); err != nil {
 		return err
 	}
 	for _, slot := range slots {
 		if slot.Trouble != "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s: can't be drained: %s\n", slot.Dir, slot.Trouble)
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: can't be drained: %s\n", slot.Dir, terminal.Escape(slot.Trouble))
 		}
 	}
 	return nil

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/rishi-platform/millrace/handlers"
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
 )
@@ -14,7 +14,7 @@ func newTailCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail [PATTERN]",
 		Short: "Follow events live",
-		Long: "Follow events live, one line each, until Ctrl-C. Without PATTERN all events but those of Millrace itself (system.*).\n\n" +
+		Long: "Follow events live, one line each and one with the payload, until Ctrl-C. Without PATTERN all events but those of Millrace itself (system.*).\n\n" +
 			"With --resume FILE it keeps there once a second how far it has got, and goes on from there when it is started again: nothing is left out, what was printed in the last second before a crash comes again, and it says how many events were removed meanwhile.\n\n" + patternHelp,
 		Example: `  millrace tail
   millrace tail 'booking.*' --from 10m
@@ -45,8 +45,8 @@ func newTailCommand(o *options) *cobra.Command {
 		},
 	}
 	o.addRedisFlags(cmd.Flags())
-	o.addJSONFlag(cmd.Flags())
-	cmd.Flags().StringVar(&from, "from", "now", "where to begin: oldest, now, a position such as 1764000000000-0 (the event there included), or a duration ago such as 10m")
+	o.addLineFlags(cmd.Flags())
+	cmd.Flags().StringVar(&from, "from", "now", "where to begin: oldest, now, a position such as 1764000000000-0 (the event there included), a time, a date, or how long ago, such as 10m or 1d")
 	cmd.Flags().StringVar(&resume, "resume", "", "keep in this `file` how far it has got, and go on from there at the next start; --from says where to begin the first time")
 	return cmd
 }
@@ -57,14 +57,11 @@ func (o *options) tail(cmd *cobra.Command, s pipeline.Subscription, file string)
 	if err != nil {
 		return err
 	}
-	line := handlers.TextLine
-	if o.json {
-		line = handlers.JSONLine
-	}
+	line := o.line(cmd.OutOrStdout())
 	ctx, cancel := context.WithCancelCause(cmd.Context())
 	defer cancel(nil)
 	kept := &keptCursor{file: file}
-	s.Gap = func(g pipeline.Gap) { _, _ = fmt.Fprintln(cmd.ErrOrStderr(), "millrace: "+gapText(g)) }
+	s.Gap = func(g pipeline.Gap) { _, _ = fmt.Fprintln(cmd.ErrOrStderr(), "millrace: "+terminal.Escape(gapText(g))) }
 	id, err := bus.Subscribe(ctx, s, func(ctx context.Context, _ pipeline.Event) error {
 		text, err := line(*pipeline.CurrentRecord(ctx))
 		if err == nil {

@@ -68,17 +68,17 @@ honoured, up to 24 h. --print prints a line.
 	f.BoolVar(&w.print, "print", false, "print each event")
 	f.IntVar(&w.concurrency, "concurrency", runtime.NumCPU(), "events handled at the same time")
 	f.IntVar(&w.policy.Attempts, "attempts", 20, "failures after which an event is given up; -1: never")
-	f.DurationVar(&w.backoffFirst, "backoff", time.Second, "wait after the first failure; it doubles with each")
-	f.DurationVar(&w.backoffMost, "backoff-max", 15*time.Minute, "longest wait between attempts")
-	f.DurationVar(&w.policy.Timeout, "timeout", 0, "how long handling one event may take; 0: without end")
+	durationVar(f, &w.backoffFirst, "backoff", time.Second, "wait after the first failure; it doubles with each")
+	durationVar(f, &w.backoffMost, "backoff-max", 15*time.Minute, "longest wait between attempts")
+	durationVar(f, &w.policy.Timeout, "timeout", 0, "how long handling one event may take; 0: without end")
 	f.IntVar(&w.policy.CrashLimit, "crash-limit", 3, "deaths of workers while they handle an event after which it is given up; -1: never")
-	f.DurationVar(&w.policy.ClaimIdle, "claim-idle", time.Minute, "after how long events are taken that other software in the group has left pending")
-	f.DurationVar(&w.drain, "drain-timeout", 20*time.Second, "how long a stop waits for what is being handled")
+	durationVar(f, &w.policy.ClaimIdle, "claim-idle", time.Minute, "after how long events are taken that other software in the group has left pending")
+	durationVar(f, &w.drain, "drain-timeout", 20*time.Second, "how long a stop waits for what is being handled")
 	f.BoolVar(&w.policy.PerSubject, "per-subject", false, "handle the events of one subject one after the other")
 	f.BoolVar(&w.policy.NeverPause, "never-pause", false, "go on where nearly everything fails, until each event is given up")
 	f.IntVar(&w.policy.DeadLetters, "dead-letters", 100_000, "dead letters that the group keeps; the oldest go first")
-	f.DurationVar(&w.policy.DeadLetterAge, "dead-letter-age", 30*24*time.Hour, "how long the group keeps them")
-	f.StringVar(&w.from, "from", "oldest", "where a new group begins: oldest, now, a position, or a duration ago such as 10m")
+	durationVar(f, &w.policy.DeadLetterAge, "dead-letter-age", 30*24*time.Hour, "how long the group keeps them")
+	f.StringVar(&w.from, "from", "oldest", "where a new group begins: oldest, now, a position, a time, a date, or how long ago, such as 10m or 1d; a group that is there goes on where it was")
 	if err := cmd.RegisterFlagCompletionFunc("from", cobra.FixedCompletions([]string{"oldest", "now"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag was defined above
 	}
@@ -138,7 +138,10 @@ func (w *workVerb) run(cmd *cobra.Command, args []string) error {
 	}
 	defer t.close()
 	r := router.New(t.bus, router.Config{DrainTimeout: w.drain})
-	w.policy.InFlight, w.policy.From, w.policy.Backoff = w.concurrency, from, w.backoff
+	w.policy.InFlight, w.policy.Backoff = w.concurrency, w.backoff
+	if cmd.Flags().Changed("from") {
+		w.policy.From = from
+	}
 	g := r.Group(group, w.policy)
 	for _, p := range patterns {
 		g.Handle(p, handle)
@@ -180,26 +183,32 @@ func (w *workVerb) handler(cmd *cobra.Command) (router.Handler, error) {
 		if err := checkCommand(cmd.Context(), w.exec); err != nil {
 			return nil, usagef("%w", err)
 		}
-		return handlers.Exec(w.exec, handlers.ExecConfig{Stdout: os.Stdout, Stderr: os.Stderr, Env: traceEnv}), nil
+		return handlers.Exec(w.exec, handlers.ExecConfig{Stdout: os.Stdout, Stderr: os.Stderr, Env: w.commandEnv(cmd)}), nil
 	case w.webhook != "":
 		handle, err := handlers.Webhook(w.webhook, handlers.WebhookConfig{Header: traceHeader})
 		if err != nil {
 			return nil, usagef("--webhook: %w", err)
 		}
 		return handle, nil
-	case w.json:
-		return handlers.Print(cmd.OutOrStdout(), handlers.JSONLine), nil
 	}
-	return handlers.Print(cmd.OutOrStdout(), handlers.TextLine), nil
+	return handlers.Print(cmd.OutOrStdout(), w.line(cmd.OutOrStdout())), nil
 }
 
-// traceEnv hands the trace context of the attempt to a command, and the address of what it is to publish with.
-func traceEnv(ctx context.Context, _ *pipeline.Delivery) []string {
-	var env []string
-	for name, value := range telemetry.Headers(ctx) {
-		env = append(env, strings.ToUpper(name)+"="+value)
+// commandEnv hands the trace context of the attempt to a command, and with what it is to publish, where flags say that.
+func (w *workVerb) commandEnv(cmd *cobra.Command) func(context.Context, *pipeline.Delivery) []string {
+	var always []string
+	for flag, variable := range map[string]string{"redis": "REDIS_URL", "namespace": "MILLRACE_NAMESPACE"} {
+		if f := cmd.Flags().Lookup(flag); f.Changed {
+			always = append(always, variable+"="+f.Value.String())
+		}
 	}
-	return env
+	return func(ctx context.Context, _ *pipeline.Delivery) []string {
+		env := slices.Clone(always)
+		for name, value := range telemetry.Headers(ctx) {
+			env = append(env, strings.ToUpper(name)+"="+value)
+		}
+		return env
+	}
 }
 
 func traceHeader(ctx context.Context, _ *pipeline.Delivery) http.Header {

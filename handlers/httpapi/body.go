@@ -192,6 +192,8 @@ func checkBody(r *http.Request, f form, body []byte) *problem {
 		return nil
 	case len(body) == 0:
 		return badJSON("the body is empty")
+	case bytes.HasPrefix(body, byteOrderMark):
+		return badJSON("the body begins with a byte order mark, which JSON does not have")
 	case !utf8.Valid(body): // json.Valid does not look at it
 		return badJSON("the body is not UTF-8")
 	case !json.Valid(body):
@@ -199,6 +201,9 @@ func checkBody(r *http.Request, f form, body []byte) *problem {
 	}
 	return nil
 }
+
+// byteOrderMark is what some editors begin a file with. Who reads JSON may ignore it (RFC 8259, section 8.1), and events are kept as they are.
+var byteOrderMark = []byte("\xef\xbb\xbf")
 
 func badJSON(detail string) *problem {
 	return &problem{status: http.StatusBadRequest, code: "bad-json", detail: detail}

@@ -132,7 +132,7 @@ func (r *request) addBinary(h http.Header, body []byte) []fault {
 		case len(values) > 1:
 			faults = append(faults, fault{where.of(name), "is given twice"})
 		case !ok:
-			faults = append(faults, fault{where.of(name), "want UTF-8, percent-encoded"})
+			faults = append(faults, fault{where.of(name), "want UTF-8, percent-encoded: a percent sign is %25"})
 		default:
 			fields[name], _ = json.Marshal(value) // a string always encodes
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/units"
 	"github.com/rishi-platform/millrace/pipeline"
 )
 
@@ -37,8 +38,8 @@ var historyParameters = []parameter{
 	{name: "correlationId", doc: "of this correlation ID"},
 	{name: "organizationId", doc: "of this tenant"},
 	{name: "userId", doc: "caused by this user"},
-	{name: "since", doc: "stored at this time or later: RFC 3339, or a duration ago such as 2h"},
-	{name: "until", doc: "stored before this time: RFC 3339, or a duration ago"},
+	{name: "since", doc: "stored at this time or later: RFC 3339, a date (in UTC), or how long ago, such as 2h or 1d"},
+	{name: "until", doc: "stored before this time, likewise"},
 	{name: "after", doc: "cursor: next of the last page"},
 	{name: "limit", doc: "how many events a page has at most: 1 to 1000, default 50"},
 	{name: "order", doc: "desc: the newest first; asc: the oldest first", values: []any{"desc", "asc"}},
@@ -133,7 +134,7 @@ func checkParameters(r *http.Request, known []parameter) []fault {
 		case len(names) == 0:
 			faults = append(faults, fault{"query", "has a parameter, and there are none"})
 		case !slices.Contains(names, name):
-			faults = append(faults, fault{"query", "has an unknown parameter; known are " + strings.Join(names, ", ")})
+			faults = append(faults, fault{"query", "has an unknown parameter" + named(name) + "; known are " + strings.Join(names, ", ")})
 		case len(values[name]) > 1 && name != "eventType":
 			faults = append(faults, fault{"query." + name, "is given twice"})
 		}
@@ -176,7 +177,7 @@ func parseHistory(r *http.Request) (q pipeline.Query, limit int, faults []fault)
 		if text := values.Get(bound.name); text != "" {
 			t, err := timeOf(text, now)
 			if err != nil {
-				wrong(bound.name, "want a time as in RFC 3339, or a duration such as 2h")
+				wrong(bound.name, "want a time as in RFC 3339, a date, or how long ago, such as 2h or 1d")
 			}
 			*bound.target = t
 		}
@@ -194,13 +195,9 @@ func parseHistory(r *http.Request) (q pipeline.Query, limit int, faults []fault)
 	return q, limit, faults
 }
 
-// timeOf reads a time, or how long before now it was. One before 1970 is 1970: nothing was stored earlier, and the zero time would
-// mean that there is no bound.
+// timeOf reads a time. One before 1970 is 1970: nothing was stored earlier, and the zero time would mean that there is no bound.
 func timeOf(text string, now time.Time) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1)) // which is what a + in a query means
-	if ago, e := time.ParseDuration(text); e == nil && ago >= 0 {
-		t, err = now.Add(-ago), nil
-	}
+	t, err := units.Time(text, now)
 	if epoch := time.Unix(0, 0); err == nil && t.Before(epoch) {
 		t = epoch
 	}

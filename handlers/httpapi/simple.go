@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -72,12 +73,22 @@ func fill(fields map[string]json.RawMessage, where place, targets map[string]any
 		}
 		switch {
 		case target == nil:
-			faults = append(faults, fault{where.whole, "has an unknown field; known are " + known})
+			faults = append(faults, fault{where.whole, "has an unknown field" + named(name) + "; known are " + known})
 		case !isNull(value) && json.Unmarshal(value, target) != nil:
 			faults = append(faults, fault{where.of(name), "want " + kindOf(target)})
 		}
 	}
 	return faults
+}
+
+// fieldName is what the name of a field may look like that is repeated to whoever has sent it: anything else may be what nobody should see.
+var fieldName = regexp.MustCompile(`^[A-Za-z][A-Za-z_-]{0,31}$`)
+
+func named(name string) string {
+	if !fieldName.MatchString(name) {
+		return ""
+	}
+	return " " + name
 }
 
 func kindOf(target any) string {

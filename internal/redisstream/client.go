@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,8 @@ type Client struct {
 	strangers strangerScans
 
 	runs serverRuns
+
+	greet func(ctx context.Context) (net.Conn, error) // see greeted; nil: it can't be heard
 }
 
 const (
@@ -55,7 +58,7 @@ const (
 
 // New returns a client. It does not connect; the first command does.
 func New(cfg Config) *Client {
-	c := &Client{namespace: cfg.Namespace, maxLen: strconv.FormatInt(cfg.MaxLen, 10)}
+	c := &Client{namespace: cfg.Namespace, greet: greeter(cfg.Redis), maxLen: strconv.FormatInt(cfg.MaxLen, 10)}
 	c.appends = redis.NewUniversalClient(options(cfg.Redis, keep(max(1, cfg.Appends))))
 	c.blocking = redis.NewUniversalClient(options(cfg.Redis, func(o *redis.UniversalOptions) {
 		o.ReadTimeout = MaxBlock + time.Second

@@ -55,7 +55,7 @@ func classifyReply(text string) Class {
 		return BackPressure // Redis is there and says stop: neither an outage nor a reason to spool
 	case "NOREPLICAS", "MISCONF":
 		return ReadOnly // MISCONF refuses even PING, so it must not look like a dead server
-	case "WRONGTYPE", "NOPERM", "WRONGPASS", "NOAUTH":
+	case "WRONGTYPE", "NOPERM", "WRONGPASS", "NOAUTH", "DENIED":
 		return Denied // never a fallback: it would hide a mistake
 	case "LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK":
 		return Away // restart, long script, failover, a slot that moves: over in a while

@@ -44,16 +44,16 @@ func IsRightsRefused(err error) bool { return redis.HasErrorPrefix(err, "NOPERM"
 func (c *Client) PingRead(ctx context.Context) (time.Duration, error) {
 	start := time.Now()
 	err := c.admin.Exists(ctx, c.registryKey()).Err()
-	return time.Since(start), err
+	return time.Since(start), c.explained(ctx, err)
 }
 
 // ErrTooOld: the server is older than 7.0, the first version that knows what the scripts are written
 // with.
 var ErrTooOld = errors.New("redis 7.0 or newer is needed")
 
-// explained names the version of a server that can't read a script.
+// explained names the version of a server that can't read a script, and why one lets nobody in.
 func (c *Client) explained(ctx context.Context, err error) error {
-	if err == nil || !strings.Contains(err.Error(), scriptUnknown) {
+	if err = c.greeted(ctx, err); err == nil || !strings.Contains(err.Error(), scriptUnknown) {
 		return err
 	}
 	version := ""

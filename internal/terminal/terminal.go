@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -53,6 +54,9 @@ func Cut(s string, width int) string {
 
 // Table is rows of cells, in columns.
 type Table struct {
+	// Less names columns that are left out, one after the other, where the terminal is too narrow. Default: none.
+	Less []string
+
 	out   io.Writer
 	width int
 	rows  [][]string
@@ -83,9 +87,16 @@ const (
 	leastLast = 16 // columns that are left to the last cell
 )
 
-// Flush writes the table. On a terminal that it is too wide for the last cells are cut, and where that does not do, the widest ones before them.
+// Flush writes the table. On a terminal that it is too wide for columns are left out (Less), then the last cells are cut, and where that
+// does not do, the widest ones behind the first.
 func (t *Table) Flush() error {
-	widths := t.widths()
+	for _, name := range t.Less {
+		if t.over(t.widths()) <= 0 {
+			break
+		}
+		t.leaveOut(name)
+	}
+	widths := t.fit(t.widths())
 	var text strings.Builder
 	for _, row := range t.rows {
 		for i, cell := range row {
@@ -101,6 +112,25 @@ func (t *Table) Flush() error {
 	return err
 }
 
+// Lines is Escape for a text of several lines, which stay apart.
+func Lines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		indented := strings.TrimLeft(line, "\t")
+		lines[i] = line[:len(line)-len(indented)] + Escape(indented)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// leaveOut takes a column out.
+func (t *Table) leaveOut(name string) {
+	if at := slices.Index(t.rows[0], name); at >= 0 {
+		for i, row := range t.rows {
+			t.rows[i] = slices.Delete(slices.Clone(row), at, at+1)
+		}
+	}
+}
+
 // widths returns that of each column.
 func (t *Table) widths() []int {
 	var widths []int
@@ -112,20 +142,32 @@ func (t *Table) widths() []int {
 			widths[i] = max(widths[i], runewidth.StringWidth(cell))
 		}
 	}
+	return widths
+}
+
+// over is by how many columns the table is too wide, once its last cells are cut.
+func (t *Table) over(widths []int) int {
+	if t.width == 0 || len(widths) == 0 {
+		return 0
+	}
+	over := between*(len(widths)-1) - t.width
+	for _, w := range widths[:len(widths)-1] {
+		over += w
+	}
+	return over + min(widths[len(widths)-1], leastLast)
+}
+
+// fit makes the columns narrower.
+func (t *Table) fit(widths []int) []int {
 	if t.width == 0 || len(widths) == 0 {
 		return widths
 	}
-	over := between*(len(widths)-1) - t.width
-	for _, w := range widths {
-		over += w
-	}
-	last := len(widths) - 1
-	cut := max(0, min(over, widths[last]-leastLast))
-	widths[last] -= cut
-	for over -= cut; over > 0; over-- {
-		widest := 0
-		for i, w := range widths[:last] {
-			if w > widths[widest] {
+	over, last := t.over(widths), len(widths)-1
+	widths[last] = min(widths[last], max(min(widths[last], leastLast), min(widths[last], leastLast)-over))
+	for ; over > 0; over-- {
+		widest := last
+		for i, w := range widths {
+			if i > 0 && w > widths[widest] {
 				widest = i
 			}
 		}

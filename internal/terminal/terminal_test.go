@@ -26,11 +26,31 @@ func TestEscape(t *testing.T) {
 	}
 }
 
+// Columns that are named go first.
+func TestTableLeavesColumnsOut(t *testing.T) {
+	t.Parallel()
+	for width, want := range map[int]string{
+		0: "POSITION  ID            KIND   CAUSE\n1-0       aaaaaaaaaaaa  error  connection refused\n", 80: "", 40: "POSITION  KIND   CAUSE\n1-0       error  connection refused\n",
+		28: "POSITION  CAUSE\n1-0       connection refused\n",
+	} {
+		var out bytes.Buffer
+		table := NewTable(&out, "POSITION", "ID", "KIND", "CAUSE")
+		table.width, table.Less = width, []string{"ID", "KIND"}
+		table.Row("1-0", strings.Repeat("a", 12), "error", "connection refused")
+		if err := table.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.String(); want != "" && got != want {
+			t.Errorf("width %d:\n%s", width, got)
+		}
+	}
+}
+
 func TestTableFits(t *testing.T) {
 	t.Parallel()
 	cells := [][]any{
 		{"booking", 1, "short"},
-		{strings.Repeat("a", 60), 12345, strings.Repeat("日本", 40)},
+		{"invoice", strings.Repeat("a", 60), strings.Repeat("日本", 40)},
 		{"", 3, "line\nfeed"},
 	}
 	for _, width := range []int{0, 40, 80, 200, 10} {
@@ -44,8 +64,11 @@ func TestTableFits(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-		if len(lines) != 4 || !strings.HasPrefix(lines[3], "-") || !strings.Contains(out.String(), `line\nfeed`) {
+		if len(lines) != 4 || !strings.HasPrefix(lines[3], "-") || !strings.Contains(out.String(), `line\n`) {
 			t.Errorf("width %d:\n%s", width, out.String())
+		}
+		if !strings.Contains(out.String(), "invoice ") {
+			t.Errorf("width %d: the first column is cut", width)
 		}
 		for _, line := range lines {
 			if n := runewidth.StringWidth(line); width >= 40 && n > width || strings.HasSuffix(line, " ") {
