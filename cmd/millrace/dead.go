@@ -218,7 +218,7 @@ func (d *deadVerb) list(cmd *cobra.Command, args []string) error {
 	defer closeBus(bus)
 	out := json.NewEncoder(cmd.OutOrStdout())
 	table := terminal.NewTable(cmd.OutOrStdout(), "POSITION", "WHEN", "TYPE", "ID", "KIND", "ATTEMPTS", "FINGERPRINT", "CAUSE")
-	table.Less = []string{"ID", "FINGERPRINT", "ATTEMPTS"}
+	table.Less = []string{"ID", "FINGERPRINT", "ATTEMPTS", "KIND"}
 	limit, listed := d.query.Limit, 0
 	if limit > 0 {
 		d.query.Limit++ // one more, to know whether there are

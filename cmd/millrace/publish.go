@@ -115,6 +115,9 @@ func (p *publishVerb) prepare(args []string) error {
 	if p.count < 1 {
 		return usagef("--count %d: want 1 or more", p.count)
 	}
+	if p.count > 1 && len(args) == 2 && args[1] == "-" {
+		return usagef("--count %d: with - there is an event for each line of stdin", p.count)
+	}
 	if p.count > 1 && p.event.ID != "" {
 		return usagef("--id and --count exclude each other: each event has its own ID")
 	}
