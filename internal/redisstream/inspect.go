@@ -101,12 +101,20 @@ func (c *Client) Server(ctx context.Context) (Server, error) {
 		return Server{}, err
 	}
 	info := infoFields(text)
-	s := Server{Version: info["redis_version"], Role: info["role"], MaxmemoryPolicy: info["maxmemory_policy"]}
+	s := Server{Version: serverVersion(info), Role: info["role"], MaxmemoryPolicy: info["maxmemory_policy"]}
 	config, err := c.admin.ConfigGet(ctx, "[as]*").Result() // appendonly, appendfsync, save
 	if err == nil {
 		s.Persistence = persistence(config)
 	}
 	return s, nil
+}
+
+// serverVersion is the version of the server. Valkey calls itself a Redis 7.2 besides, for old clients.
+func serverVersion(info map[string]string) string {
+	if own := info["valkey_version"]; own != "" {
+		return "valkey " + own
+	}
+	return info["redis_version"]
 }
 
 // infoFields are the fields of an answer of INFO.

@@ -58,7 +58,7 @@ func (c *Client) explained(ctx context.Context, err error) error {
 	}
 	version := ""
 	if text, infoErr := c.appends.Info(ctx, "server").Result(); infoErr == nil {
-		version = ", this is " + infoFields(text)["redis_version"]
+		version = ", this is " + serverVersion(infoFields(text))
 	}
 	return fmt.Errorf("%w%s: %w", ErrTooOld, version, err)
 }
