@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -38,6 +39,7 @@ type batchCall struct {
 	bytes  int   // of them, where they are many
 	reply  *redis.Cmd
 	turn   chan turn // tells a caller that waits
+	until  time.Time // when its caller gives up; zero: never
 }
 
 // turn is what happens to a caller that waits.
@@ -72,6 +74,7 @@ func (b *batches) eval(ctx context.Context, call *batchCall) *redis.Cmd {
 		b.alone(ctx, call)
 		return call.reply
 	}
+	call.until, _ = ctx.Deadline()
 	b.mu.Lock()
 	if b.senders < b.most { // so nobody waits
 		b.senders++
@@ -125,8 +128,8 @@ func (b *batches) send(ctx context.Context, call *batchCall) {
 	switch {
 	case b.patient:
 		ctx, cancel = context.WithTimeout(context.Background(), replyTimeout)
-	case len(batch) > 1: // whoever gives up gives up his own call only
-		ctx = context.WithoutCancel(ctx)
+	case len(batch) > 1: // whoever gives up gives up his own call only; but whose time is over must hear that, and the others try again
+		ctx = untilFirst(context.WithoutCancel(ctx), batch)
 	}
 	if len(batch) == 1 {
 		b.alone(ctx, call)
@@ -149,6 +152,27 @@ func (b *batches) send(ctx context.Context, call *batchCall) {
 	b.waiting = b.waiting[1:]
 	next.turn <- sends
 }
+
+// untilFirst gives ctx the first of the deadlines of a batch. It has no timer: the connection keeps to it.
+func untilFirst(ctx context.Context, batch []*batchCall) context.Context {
+	var first time.Time
+	for _, call := range batch {
+		if !call.until.IsZero() && (first.IsZero() || call.until.Before(first)) {
+			first = call.until
+		}
+	}
+	if first.IsZero() {
+		return ctx
+	}
+	return withDeadline{ctx, first}
+}
+
+type withDeadline struct {
+	context.Context
+	at time.Time
+}
+
+func (c withDeadline) Deadline() (deadline time.Time, ok bool) { return c.at, true }
 
 // alone runs a call. A script that the server does not know goes there with it.
 func (b *batches) alone(ctx context.Context, call *batchCall) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -54,6 +55,61 @@ func TestP11AppendsShareRoundTrips(t *testing.T) {
 	}
 	if got := trips.begun.Load(); got > 3 {
 		t.Errorf("%d round trips for %d appends", got, n)
+	}
+}
+
+// A server that does not answer holds no append up beyond its deadline, though it goes with others that have more time.
+func TestP11BatchKeepsToTheFirstDeadline(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	c := New(Config{Redis: server.Options(), MaxLen: 1000, Appends: 1})
+	t.Cleanup(func() { _ = c.Close() })
+	until := func(at time.Time, stream string, seq uint64) error {
+		_, _, err := c.Append(withDeadline{t.Context(), at}, stream, Writer{Name: "w", Seq: seq}, messagesOf(1, 10))
+		return err
+	}
+	later := time.Now().Add(time.Hour)
+	for _, stream := range []string{"a", "b", "c"} {
+		if err := until(later, stream, 1); err != nil { // registers
+			t.Fatal(err)
+		}
+	}
+	server.Freeze(t)
+	defer server.Thaw(t)
+	begun := time.Now()
+	errs := make(chan error, 2)
+	ahead := make(chan error, 1)
+	go func() { ahead <- until(begun.Add(time.Second), "a", 2) }()
+	awaitSenders(t, &c.flushes)
+	go func() { errs <- until(later, "b", 2) }()
+	awaitWaiting(t, &c.flushes, 1)
+	go func() { errs <- until(begun.Add(1200*time.Millisecond), "c", 2) }()
+	for range 2 {
+		if err := <-errs; Classify(err) != Away || NotSent(err) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if err := <-ahead; err == nil {
+		t.Error("a frozen server answers")
+	}
+	if took := time.Since(begun); took > replyTimeout {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// awaitSenders waits until somebody sends.
+func awaitSenders(t *testing.T, b *batches) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
+		b.mu.Lock()
+		senders := b.senders
+		b.mu.Unlock()
+		if senders > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody sends")
+		}
 	}
 }
 
