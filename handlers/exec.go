@@ -143,8 +143,9 @@ func run(ctx context.Context, command string, input []byte, env []string, cfg Ex
 		_ = stdin.Close()
 	}()
 	err = cmd.Wait()
-	stdout.wait()
-	stderr.wait()
+	outputs := time.Now().Add(lastWords)
+	stdout.wait(outputs, cfg.KillAfter)
+	stderr.wait(outputs, cfg.KillAfter)
 	if !stopped.IsZero() {
 		endGroup(cmd.Process.Pid, stopped.Add(cfg.KillAfter))
 	}
@@ -250,8 +251,9 @@ type output struct {
 	also  io.Writer // nil: nothing
 	write *os.File  // the command's end
 	ended chan struct{}
-	mu    sync.Mutex // guards kept
+	mu    sync.Mutex // guards what follows
 	kept  tail
+	busy  bool // something is being passed on
 }
 
 // lastWords is how long the end of a command's output is waited for while somebody else has it open.
@@ -276,11 +278,21 @@ func (o *output) open() (*os.File, error) {
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	_, _ = o.kept.Write(p)
+	o.busy = o.also != nil
 	o.mu.Unlock()
 	if o.also != nil {
 		_, _ = o.also.Write(p)
+		o.mu.Lock()
+		o.busy = false
+		o.mu.Unlock()
 	}
 	return len(p), nil
+}
+
+func (o *output) isBusy() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.busy
 }
 
 // close closes this process' copy of the command's end, and wait waits for what the command has written.
@@ -290,13 +302,18 @@ func (o *output) close() {
 	}
 }
 
-func (o *output) wait() {
+// It gives up at the time given: somebody else has it open. Where what was written can't be passed on faster it waits on, for up to most in all.
+func (o *output) wait(until time.Time, most time.Duration) {
 	o.close()
-	timer := time.NewTimer(lastWords)
-	defer timer.Stop()
-	select {
-	case <-o.ended:
-	case <-timer.C:
+	for begun := time.Now(); ; until = time.Now().Add(lastWords) {
+		select {
+		case <-o.ended:
+			return
+		case <-time.After(time.Until(until)):
+		}
+		if !o.isBusy() || time.Since(begun) > most {
+			return
+		}
 	}
 }
 

@@ -363,3 +363,22 @@ func TestP21TraceOfTheWorkerIsNotPassedOn(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// What a command has written last is read though nobody takes what it wrote before.
+func TestP22SlowOutputLosesNoLastWord(t *testing.T) {
+	t.Parallel()
+	out := slowWriter(2 * lastWords)
+	err := Exec(`echo busy; sleep 0.1; echo retry-after: 30s; exit 101`, ExecConfig{Stdout: out})(t.Context(), delivery(`{}`))
+	var later *pipeline.RetryAfterError
+	if !errors.As(err, &later) || later.After != 30*time.Second {
+		t.Errorf("got %v", err)
+	}
+}
+
+// slowWriter takes so long for each write.
+type slowWriter time.Duration
+
+func (w slowWriter) Write(p []byte) (int, error) {
+	<-time.After(time.Duration(w))
+	return len(p), nil
+}

@@ -16,7 +16,7 @@ func isJSON(contentType string) bool {
 	if contentType == "" || contentType == ContentTypeJSON {
 		return true // the JSON format's default
 	}
-	if !strings.Contains(contentType, "json") && !strings.Contains(contentType, "JSON") {
+	if !strings.Contains(strings.ToLower(contentType), "json") {
 		return false
 	}
 	media, _, err := mime.ParseMediaType(contentType)

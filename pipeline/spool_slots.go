@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/spool"
@@ -15,9 +17,10 @@ import (
 // can't be drained. It is guarded by the lock of the spooling.
 type slots struct {
 	server  spool.Server
-	found   []spool.Slot        // besides the own one, by the last survey
-	adopted *spooling           // of a dead process, which is being drained; nil: none
-	left    map[string]leftSlot // those that this process could not drain
+	found   []spool.Slot         // besides the own one, by the last survey
+	waits   map[string]time.Time // since when those have been seen that wait to be adopted
+	adopted map[string]*spooling // those of dead processes that are being drained; nil: about to be
+	left    map[string]leftSlot  // those that this process could not drain
 }
 
 // leftSlot is a slot that can't be drained by this process.
@@ -29,8 +32,12 @@ type leftSlot struct {
 const (
 	// adoptEvery is how often it is looked whether a process has died and left a spool that nobody drains.
 	adoptEvery = 10 * time.Second
+	// adoptMost is how many slots are drained beside the own one. What Redis refuses keeps one for as long as that lasts.
+	adoptMost = 4
 	// leaveFor is how long a slot is left alone that can't be drained.
 	leaveFor = 5 * time.Minute
+	// waitsLong is after how long health names a slot that waits to be adopted.
+	waitsLong = time.Minute
 )
 
 // address is that of Redis, as this process was given it.
@@ -52,20 +59,47 @@ func (b *Bus) identify(known spool.Server) spool.Server {
 
 // adoptLoop drains what dead processes have left beside this bus's own spool: where fewer start again than died, some would stay.
 func (s *spooling) adoptLoop() {
+	var adopting sync.WaitGroup
+	defer adopting.Wait()
+	ended := make(chan struct{}, adoptMost)
 	for {
 		s.identify()
 		for _, slot := range s.survey() {
 			if s.bus.isAway() || s.bus.stopped.Err() != nil {
 				break
 			}
-			if s.isOrphan(slot) {
-				s.adopt(slot.Dir)
+			if s.begins(slot) {
+				adopting.Go(func() {
+					s.adopt(slot.Dir)
+					ended <- struct{}{}
+				})
 			}
 		}
-		if !sleep(s.bus.stopped, adoptEvery) {
+		timer := time.NewTimer(adoptEvery)
+		select {
+		case <-timer.C:
+		case <-ended: // there may be another
+		case <-s.bus.stopped.Done():
+		}
+		timer.Stop()
+		if !sleep(s.bus.stopped, checkSoon/5) {
 			return
 		}
 	}
+}
+
+// begins reports whether a slot is to be adopted now, and notes that it is.
+func (s *spooling) begins(slot spool.Slot) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isOrphan(slot) || len(s.slots.adopted) >= adoptMost {
+		return false
+	}
+	if s.slots.adopted == nil {
+		s.slots.adopted = map[string]*spooling{}
+	}
+	s.slots.adopted[slot.Dir] = nil
+	return true
 }
 
 // identify finds out which server it is, and notes it in the own slot.
@@ -78,9 +112,8 @@ func (s *spooling) identify() {
 	if now == known {
 		return
 	}
-	if err := s.log.IsFor(now); err != nil {
+	if err := s.log.IsFor(now); err != nil { // the slot is known by its address still
 		s.bus.logger.Error("spool can't note which redis it is for", "dir", s.log.Dir(), "err", err)
-		return // tried again
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,6 +150,15 @@ func (s *spooling) survey() []spool.Slot {
 		}
 	}
 	s.slots.found = found
+	waits := map[string]time.Time{}
+	for _, slot := range found {
+		if s.isOrphan(slot) {
+			if waits[slot.Dir] = s.slots.waits[slot.Dir]; waits[slot.Dir].IsZero() {
+				waits[slot.Dir] = time.Now()
+			}
+		}
+	}
+	s.slots.waits = waits
 	return found
 }
 
@@ -125,11 +167,12 @@ func (s *spooling) isForeign(slot spool.Slot) bool {
 	return slot.Err == nil && !slot.InUse && slot.Holds && !slot.Server.Is(s.slots.server)
 }
 
-// isOrphan reports whether a slot is to be drained by whoever comes first.
+// isOrphan reports whether a slot is to be drained by whoever comes first. The lock is held.
 func (s *spooling) isOrphan(slot spool.Slot) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if slot.Err != nil || slot.InUse || !slot.Holds || s.isForeign(slot) {
+		return false
+	}
+	if _, adopted := s.slots.adopted[slot.Dir]; adopted {
 		return false
 	}
 	left, is := s.slots.left[slot.Dir]
@@ -139,18 +182,22 @@ func (s *spooling) isOrphan(slot spool.Slot) bool {
 // adopt drains a slot until nothing is left that this version can read, or the bus is closed.
 func (s *spooling) adopt(dir string) {
 	s.mu.Lock()
-	_, again := s.slots.left[dir] // it may have been the disk
+	before, is := s.slots.left[dir]
 	s.mu.Unlock()
+	again := is && errors.Is(before.why, spool.ErrUnreadable) // minutes later, as before
 	log, err := spool.Adopt(dir, s.server(), spool.Options{Max: s.bus.cfg.SpoolBytes, PassOver: again})
 	if err == nil && log != nil {
-		err = s.drainAdopted(log)
+		err = s.drainAdopted(dir, log)
 	}
-	if errors.Is(err, spool.ErrInUse) || errors.Is(err, spool.ErrForeign) {
-		return // since it was looked at
+	if again && err == nil && slices.ContainsFunc(spool.List(s.bus.spoolDir()), func(slot spool.Slot) bool { return slot.Dir == dir && slot.Holds }) {
+		err = before.why // of a segment of which nothing could be had
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, is := s.slots.left[dir]
+	delete(s.slots.adopted, dir)
+	if errors.Is(err, spool.ErrInUse) || errors.Is(err, spool.ErrForeign) {
+		return // since it was looked at
+	}
 	if err == nil {
 		delete(s.slots.left, dir)
 		return
@@ -164,18 +211,17 @@ func (s *spooling) adopt(dir string) {
 	}
 }
 
-func (s *spooling) drainAdopted(log *spool.Log) error {
+func (s *spooling) drainAdopted(dir string, log *spool.Log) error {
 	of, err := newSpooling(s.bus, log)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.slots.adopted = of
+	s.slots.adopted[dir] = of
 	s.keepDamages(of.damages)
 	s.mu.Unlock()
 	of.drain(true)
 	s.mu.Lock()
-	s.slots.adopted = nil
 	s.keepDamages(of.damages) // its drain has ended
 	s.mu.Unlock()
 	if of.unreadable > 0 {
@@ -197,6 +243,9 @@ func (s *spooling) healthOfSlots(h *Health) {
 		case s.isForeign(slot):
 			h.problem("spool-of-another-redis", SeverityWarning, "events for another Redis, "+slot.Server.Address+", stand in "+slot.Dir,
 				"millrace spool drain with that Redis; or with --adopt-foreign, if it is this one, or they are to go here")
+		case s.isOrphan(slot) && !h.State.isAway() && time.Since(s.slots.waits[slot.Dir]) > waitsLong:
+			h.problem("spool-stuck", SeverityError, "events of a process that has ended wait in "+slot.Dir+": others are drained before",
+				"see what keeps those; or millrace spool drain")
 		case isLeft && !slot.InUse && slot.Holds:
 			h.problem("spool-stuck", SeverityError, fmt.Sprintf("spool of a process that has ended, %s, can't be drained: %v", slot.Dir, left.why),
 				"start the version that has written it, with this folder; or see to the folder")

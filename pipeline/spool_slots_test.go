@@ -226,3 +226,46 @@ func TestP05EmptySlotsAreUsedAgain(t *testing.T) {
 		t.Errorf("it has %s", b.spool.log.Dir())
 	}
 }
+
+// A slot that Redis refuses holds up no other.
+func TestP05StuckSlotHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Redis: redistest.Shared(t).Options(), Namespace: redistest.Namespace(t), SpoolDir: t.TempDir()}
+	if err := redistest.Shared(t).Client(t).Set(t.Context(), cfg.Namespace+":refused", "x", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	logs := []*spool.Log{slotOf(t, cfg), slotOf(t, cfg, recordOf("refused", "1")), slotOf(t, cfg, recordOf("booking", "2"))}
+	for _, log := range logs {
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := openBus(t, cfg)
+	awaitFact(t, "the event behind", func() bool { return len(records(t, b, Query{Streams: []string{"booking"}})) == 1 })
+	awaitFact(t, "the problem", func() bool { return strings.Contains(problemText(b.Health(t.Context()), "spool-stuck"), "refused") })
+}
+
+// A slot that waits for long to be adopted is named.
+func TestP05SlotThatWaitsIsNamed(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Redis: redistest.Shared(t).Options(), Namespace: redistest.Namespace(t), SpoolDir: t.TempDir()}
+	b := openBus(t, cfg)
+	b.spool.mu.Lock()
+	b.spool.slots.adopted = map[string]*spooling{"1": nil, "2": nil, "3": nil, "4": nil} // none may be adopted
+	b.spool.mu.Unlock()
+	log := slotOf(t, cfg, recordOf("booking", "1"))
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.spool.survey()
+	if h := b.Health(t.Context()); hasProblem(h, "spool-stuck") {
+		t.Errorf("at once: %+v", h.Problems)
+	}
+	b.spool.mu.Lock()
+	b.spool.slots.waits[log.Dir()] = time.Now().Add(-2 * waitsLong)
+	b.spool.mu.Unlock()
+	b.spool.survey()
+	if text := problemText(b.Health(t.Context()), "spool-stuck"); !strings.Contains(text, log.Dir()) {
+		t.Errorf("got %q", text)
+	}
+}

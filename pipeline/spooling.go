@@ -63,7 +63,8 @@ func openSpool(b *Bus) (*spooling, error) {
 		}
 		s, err = newSpooling(b, log)
 		if err != nil {
-			return nil, err
+			left[log.Dir()] = true // it was readable a moment ago: whoever adopts it says what the matter is
+			continue
 		}
 		if s.unreadable > 0 {
 			left[log.Dir()] = true // until it is adopted, for what stands before
@@ -185,11 +186,13 @@ const maxDamages = 20
 // count is how many events are to be drained.
 func (s *spooling) count() (n int64) {
 	s.mu.Lock()
-	adopted := s.slots.adopted
+	adopted := slices.Collect(maps.Values(s.slots.adopted))
 	n = s.held.events
 	s.mu.Unlock()
-	if adopted != nil {
-		n += adopted.count()
+	for _, of := range adopted {
+		if of != nil {
+			n += of.count()
+		}
 	}
 	return n
 }
@@ -506,7 +509,7 @@ func (s *spooling) wake() {
 func (s *spooling) health(h *Health) {
 	stats, events := s.log.Stats(), s.count()
 	s.mu.Lock()
-	oldest, adopted, damages := s.oldest, s.slots.adopted, slices.Clone(s.damages)
+	oldest, adopted, damages := s.oldest, slices.Collect(maps.Values(s.slots.adopted)), slices.Clone(s.damages)
 	s.mu.Unlock()
 	h.Spool = &SpoolHealth{Events: events, Bytes: stats.Bytes, CapacityBytes: stats.Max}
 	if !oldest.IsZero() {
@@ -526,8 +529,10 @@ func (s *spooling) health(h *Health) {
 		}
 	}
 	s.healthOfDrain(h)
-	if adopted != nil {
-		adopted.healthOfDrain(h)
+	for _, of := range adopted {
+		if of != nil {
+			of.healthOfDrain(h)
+		}
 	}
 	s.healthOfSlots(h)
 	for _, d := range damages {

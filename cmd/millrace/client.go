@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rishi-platform/millrace/pipeline"
 )
@@ -29,6 +31,7 @@ func newServerClient(server string) (*serverClient, error) {
 		return nil, usagef("--server %q: want http://host:port", server)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = (&net.Dialer{Timeout: oneShotTimeout}).DialContext
 	transport.ResponseHeaderTimeout = oneShotTimeout
 	return &serverClient{base: base, http: http.Client{Transport: transport}}, nil
 }
@@ -60,19 +63,23 @@ func (c *serverClient) do(ctx context.Context, method, path string, query url.Va
 	return answer, nil
 }
 
-// ask is do for an answer that is read bit by bit, and may take as long as that takes.
+// ask is do for an answer that is read bit by bit, and may take as long as that takes, while something comes.
 func (c *serverClient) ask(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte, accepted ...int) (io.ReadCloser, error) {
 	target := c.base.JoinPath(path)
 	target.RawQuery = query.Encode()
+	ctx, cancel := context.WithCancelCause(ctx)
 	request, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err != nil {
+		cancel(nil)
 		return nil, err
 	}
 	maps.Copy(request.Header, header)
 	response, err := c.http.Do(request)
 	if err != nil {
+		cancel(nil)
 		return nil, err
 	}
+	response.Body = &livelyBody{response.Body, time.AfterFunc(silentTimeout, func() { cancel(errSilent) }), cancel}
 	if response.StatusCode/100 == 2 || slices.Contains(accepted, response.StatusCode) {
 		return response.Body, nil
 	}
@@ -82,6 +89,31 @@ func (c *serverClient) ask(ctx context.Context, method, path string, query url.V
 		return nil, fmt.Errorf("read answer of %s: %w", c.base.Host, err)
 	}
 	return nil, refusal(response.StatusCode, answer)
+}
+
+// silentTimeout is how long an answer may stop in its middle.
+const silentTimeout = 30 * time.Second
+
+var errSilent = fmt.Errorf("nothing came for %v", silentTimeout)
+
+// livelyBody is an answer that is given up when nothing comes any more.
+type livelyBody struct {
+	io.ReadCloser
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+func (b *livelyBody) Read(p []byte) (int, error) {
+	b.timer.Reset(silentTimeout)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop() // whoever reads may take his time
+	return n, err
+}
+
+func (b *livelyBody) Close() error {
+	b.timer.Stop()
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
 }
 
 // refusal is a problem as an error; what is wrong with the request is a mistake in the command line.

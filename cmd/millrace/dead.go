@@ -300,7 +300,7 @@ func (d *deadVerb) show(cmd *cobra.Command, args []string) error {
 	if dead.Stack != "" {
 		fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", terminal.Lines(dead.Stack))
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", event)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", terminal.JSON(string(event)))
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/rishi-platform/millrace/internal/terminal"
 	"github.com/rishi-platform/millrace/pipeline"
 	"github.com/spf13/cobra"
 )
@@ -41,7 +42,7 @@ It says what waits for whom: streams, groups, consumers, lag, what is pending, d
 			if err != nil {
 				return fmt.Errorf("read health: %w", err)
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), text.String())
+			fmt.Fprintln(cmd.OutOrStdout(), terminal.JSON(text.String()))
 			var h pipeline.Health
 			if err := json.Unmarshal(report, &h); err != nil {
 				return fmt.Errorf("read health: %w", err)

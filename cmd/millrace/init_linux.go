@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/term"
 )
 
 // asInit does what the first process of a container has to do, where this one is it: the command runs as its child, is told all signals, and whatever
@@ -25,6 +27,8 @@ func asInit() (code int, is bool) {
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), initVariable+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// A group of its own: what a terminal tells the group in its foreground is told once.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Foreground: term.IsTerminal(0)}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "millrace: process 1 can't start the command:", err)
 		return exitFailed, true

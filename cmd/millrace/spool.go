@@ -283,6 +283,16 @@ func (s *spoolVerb) staying(cmd *cobra.Command, server pipeline.SpoolServer) (st
 	if err != nil {
 		return nil, err
 	}
+	if s.adopt {
+		for _, slot := range slots {
+			if !slot.InUse && !server.Drains(slot) && (slot.Events > 0 || slot.Trouble != "") {
+				_ = pipeline.AssignSpool(slot.Dir, server) // what stays is told below
+			}
+		}
+		if slots, err = s.mine(); err != nil {
+			return nil, err
+		}
+	}
 	for _, slot := range slots {
 		if slot.Events == 0 && slot.Trouble == "" || !slot.InUse && server.Drains(slot) {
 			continue
@@ -292,13 +302,6 @@ func (s *spoolVerb) staying(cmd *cobra.Command, server pipeline.SpoolServer) (st
 			continue
 		}
 		why := slot.Trouble
-		if s.adopt {
-			err := pipeline.AssignSpool(slot.Dir, server)
-			if err == nil {
-				continue
-			}
-			why = err.Error()
-		}
 		if why == "" {
 			why = fmt.Sprintf("they are for %s, which is not %s", slot.Server, server.Address)
 		}

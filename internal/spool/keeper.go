@@ -152,7 +152,7 @@ func (l *Log) retake() error {
 		return err
 	}
 	if there, err := os.Stat(path); err != nil || !os.SameFile(there, mine) {
-		lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		lock, err := openLock(l.slot.dir)
 		if err != nil {
 			return err
 		}

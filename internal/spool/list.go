@@ -107,13 +107,13 @@ func eachSegment(slot string, o Options, visit func(h header, content []byte) er
 		}
 		path := filepath.Join(slot, e.Name())
 		o.PassOver = false
-		content, err := readFile(path, o)
+		content, _, err := readFile(path, o)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil && passOver {
 			unread, o.PassOver = cmp.Or(unread, err), true
-			content, err = readFile(path, o)
+			content, _, err = readFile(path, o)
 		}
 		if err != nil {
 			return err

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // tryLock reports whether a living process has the lock. It is this one's else, as long as the file is open: the kernel gives it up for a process that
@@ -16,8 +18,16 @@ func tryLock(f *os.File) (taken bool, err error) { return flock(f, syscall.LOCK_
 // tryShare is the same for those who only look: they do not keep each other out.
 func tryShare(f *os.File) (taken bool, err error) { return flock(f, syscall.LOCK_SH) }
 
+// lookFor is for how long a lock is tried: those who only look have it for less than that.
+const lookFor = 3 * time.Millisecond
+
 func flock(f *os.File, how int) (taken bool, err error) {
-	err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+	for begun := time.Now(); ; time.Sleep(lookFor / 3) {
+		err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Since(begun) > lookFor {
+			break
+		}
+	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return true, nil
 	}
@@ -29,6 +39,18 @@ func flock(f *os.File, how int) (taken bool, err error) {
 
 // unlock gives the lock up. To close the file would do, if no child that is just being started had it open as well.
 func unlock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
+// likeFolder gives a file the owner of the folder that it was made in: who looks after a spool may not be the user of the server, which has
+// to open it. Where that can't be done it stays as it is.
+func likeFolder(path string) {
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return
+	}
+	if of, ok := info.Sys().(*syscall.Stat_t); ok && (int(of.Uid) != os.Geteuid() || int(of.Gid) != os.Getegid()) {
+		_ = os.Chown(path, int(of.Uid), int(of.Gid))
+	}
+}
 
 // keepOwner gives a file the owner of the one that it is to replace: who changes a spool may not be the user of the server.
 func keepOwner(f *os.File, path string) error {

@@ -92,7 +92,7 @@ func Open(dir string, server Server, o Options) (*Log, error) {
 			return nil, fmt.Errorf("open spool in %s: %w", dir, err)
 		}
 		l, err := slot.open(server, o)
-		if _, holds, _ := segmentBytes(slot.dir); err == nil || !holds {
+		if !errors.Is(err, ErrUnreadable) {
 			return l, err
 		}
 		unread[slot.dir] = true
@@ -141,7 +141,11 @@ func (l *Log) load() error {
 // roll begins another segment. The keeper's, or its predecessor's.
 func (l *Log) roll(first uint64) error {
 	if mine := l.ownEmpty(first); mine != "" {
-		if err := os.Remove(mine); err != nil && !errors.Is(err, os.ErrNotExist) {
+		clear := os.Remove
+		if info, err := os.Stat(mine); err == nil && l.active == nil && info.Size() > int64(headerLength) {
+			clear = func(path string) error { return os.Rename(path, path+damagedSuffix) } // nothing of it could be read
+		}
+		if err := clear(mine); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

@@ -165,24 +165,28 @@ func (r *Reader) damaged(end int64) error {
 
 // readAt reads what comes next, and what the disk can't read as zeros, once it has refused that for long enough.
 func (r *Reader) readAt(content []byte) (n int, err error) {
-	n, err = r.log.options.readAt(r.file, content, r.offset)
+	o := &r.log.options
+	n, err = o.readAt(r.file, content, r.offset)
 	if err == nil || isCut(err) {
+		if r.failed.path == r.of.path && r.failed.offset == r.offset {
+			r.failed = failure{} // it was not for good
+		}
 		return n, err
 	}
 	if f := (failure{r.of.path, r.offset, r.failed.since}); r.failed != f {
 		f.since = time.Now()
 		r.failed = f
 	}
-	if time.Since(r.failed.since) < r.log.options.passOver {
+	if !o.PassOver && time.Since(r.failed.since) < o.passOver {
 		return n, err
 	}
-	return readThrough(r.log.options.readAt, r.file, content, r.offset)
+	return readThrough(o.readAt, r.file, content, r.offset)
 }
 
 // readThrough reads like ReadAt, and what the disk can't read as zeros, a block at a time.
 func readThrough(readAt readAt, f *os.File, b []byte, at int64) (n int, err error) {
 	for n < len(b) {
-		to := min(len(b), n+readBlock)
+		to := min(len(b), n+readBlock-int((at+int64(n))%readBlock)) // the end of a block of the file
 		m, err := readAt(f, b[n:to], at+int64(n))
 		if isCut(err) {
 			return n + m, err
@@ -201,26 +205,27 @@ const readBlock = 4096
 // readAt reads a file as its ReadAt does.
 type readAt func(f *os.File, b []byte, at int64) (n int, err error)
 
-// readFile reads a file as a whole. What the disk can't read is an error, or where that is to be passed over, zeros.
-func readFile(path string, o Options) ([]byte, error) {
+// readFile reads a file as a whole. What the disk can't read is an error, or where that is to be passed over, zeros: then the file is not whole.
+func readFile(path string, o Options) (content []byte, whole bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	content := make([]byte, info.Size())
+	content, whole = make([]byte, info.Size()), true
 	n, err := o.readAt(f, content, 0)
 	if err != nil && !isCut(err) && o.PassOver {
 		n, err = readThrough(o.readAt, f, content, 0)
+		whole = false
 	}
 	if isCut(err) {
 		err = nil // a living process has cut it meanwhile
 	}
-	return content[:n], err
+	return content[:n], whole, err
 }
 
 // advance goes on behind so many bytes, to the record of that number.

@@ -4,8 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 )
 
 // Rewrite puts other records in the place of some in a slot that no living process has: change returns what, or nil to leave a record as
@@ -51,7 +49,7 @@ func Assign(dir string, server Server) error {
 
 // withLock does something with a slot that no living process has.
 func withLock(slot string, do func() error) error {
-	lock, err := os.OpenFile(filepath.Join(slot, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := openLock(slot)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func createSegment(dir, id string, first uint64) (*segment, *os.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	likeFolder(path)
 	_, err = f.Write(appendHeader(nil, id, first))
 	if err = errors.Join(err, f.Sync(), syncDir(dir)); err != nil {
 		return nil, nil, errors.Join(err, f.Close(), os.Remove(path))
@@ -194,15 +195,15 @@ func missing(dir string, first, next uint64) Damage {
 
 // openSegment reads one segment; nil where it is none.
 func openSegment(path string, last bool, o Options) (s *segment, damages []Damage, err error) {
-	content, err := readFile(path, o)
+	content, intact, err := readFile(path, o)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	h, ok := parseHeader(content)
 	first := h.first
 	if !ok {
 		// A crash while it was made; or a damage, and then it is left for a person to look at.
-		torn := last && len(content) <= headerLength
+		torn := last && intact && len(content) <= headerLength
 		_, _ = fmt.Sscanf(filepath.Base(path), "%d"+segmentSuffix, &first) // 0 in a file that somebody else has put there
 		damages = append(damages, Damage{File: path, Bytes: int64(len(content)), Record: first, Torn: torn, Rest: !torn})
 		if torn {
@@ -220,7 +221,7 @@ func openSegment(path string, last bool, o Options) (s *segment, damages []Damag
 	for i := range damages {
 		d := &damages[i]
 		// An append is one write behind what was there: only the last segment can end in a part of one.
-		if d.Torn = d.Rest && last && torn(content[end:]); d.Torn {
+		if d.Torn = d.Rest && last && intact && torn(content[end:]); d.Torn {
 			d.Rest = false
 			err = os.Truncate(path, s.size)
 			continue

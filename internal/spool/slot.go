@@ -46,6 +46,8 @@ var (
 	ErrInUse = errors.New("a running process has it")
 	// ErrForeign: the slot is for another server.
 	ErrForeign = errors.New("it is for another server")
+	// ErrUnreadable: the disk, or the rights of files, let nobody read what stands in it.
+	ErrUnreadable = errors.New("it can't be read")
 )
 
 // takeSlot takes the first slot of the folder that no living process has and that is for this server, or is empty, or makes one. Those that
@@ -92,10 +94,14 @@ func Adopt(path string, server Server, o Options) (*Log, error) {
 
 // openSlot takes one slot.
 func openSlot(path string, server Server) (*slot, error) {
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	err := os.Mkdir(path, 0o700)
+	switch {
+	case err == nil:
+		likeFolder(path)
+	case !errors.Is(err, os.ErrExist):
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := openLock(path)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +113,18 @@ func openSlot(path string, server Server) (*slot, error) {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+// openLock opens the file that is locked by whoever has a slot.
+func openLock(slot string) (*os.File, error) {
+	path := filepath.Join(slot, "lock")
+	lock, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		if lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err == nil {
+			likeFolder(path)
+		}
+	}
+	return lock, err
 }
 
 // claim makes sure that the slot is this server's, or makes it that where nothing stands in it.
@@ -156,6 +174,7 @@ func writeSynced(path string, text []byte) error {
 		return err
 	}
 	_, err = f.Write(text)
+	likeFolder(f.Name())
 	err = errors.Join(err, keepOwner(f, path), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
@@ -39,6 +40,21 @@ func Escape(s string) string {
 		default:
 			quoted := strconv.QuoteRune(c)
 			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+	}
+	return b.String()
+}
+
+// JSON writes what is not printable in a JSON text as JSON does, but for line feeds. Encoders leave some of it as it is.
+func JSON(text string) string {
+	var b strings.Builder
+	for _, c := range text {
+		if c == '\n' || strconv.IsPrint(c) {
+			b.WriteRune(c)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{c}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
 		}
 	}
 	return b.String()

@@ -2,6 +2,7 @@ package terminal
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -22,6 +23,21 @@ func TestEscape(t *testing.T) {
 	} {
 		if got := Escape(text); got != want {
 			t.Errorf("%q is %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"plain, ümlaut 日本", "\u009b2J", "\u202e\x7f", "\U000e0001", "line\nfeed"} {
+		encoded, err := json.MarshalIndent(map[string]string{"a": text}, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := JSON(string(encoded))
+		var again map[string]string
+		if err := json.Unmarshal([]byte(shown), &again); err != nil || again["a"] != text || strings.ContainsAny(shown, "\u009b\u202e\x7f\U000e0001") {
+			t.Errorf("%q is %q, %v", text, shown, err)
 		}
 	}
 }
