@@ -28,13 +28,17 @@ func TestP11AppendsShareRoundTrips(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	trips := &underWay{}
+	hasty, giveUp := context.WithCancel(t.Context())
+	trips := &underWay{each: func(n int32) {
+		if n == 2 {
+			giveUp()
+		}
+	}}
 	c.appends.AddHook(trips)
 	server.Freeze(t)
 	errs := make(chan error, n)
 	go func() { errs <- append1(t.Context(), 0, 2) }()
 	trips.await(t, 1)
-	hasty, giveUp := context.WithCancel(t.Context())
 	gaveUp := make(chan error, 1)
 	go func() { gaveUp <- append1(hasty, 1, 2) }() // sends the next batch, as the first who waits
 	awaitWaiting(t, &c.flushes, 1)
@@ -43,8 +47,6 @@ func TestP11AppendsShareRoundTrips(t *testing.T) {
 	}
 	awaitWaiting(t, &c.flushes, n-1)
 	server.Thaw(t)
-	trips.await(t, 2)
-	giveUp()
 	for range n - 1 {
 		if err := <-errs; err != nil {
 			t.Error(err)

@@ -285,16 +285,25 @@ func TestG12NoBeatComesAfterItsCallerHasGivenUp(t *testing.T) {
 }
 
 // underWay is a hook of a client that counts the round trips that were begun.
-type underWay struct{ begun atomic.Int32 }
+type underWay struct {
+	begun atomic.Int32
+	each  func(n int32) // called when the n-th begins; nil: nothing is
+}
+
+func (u *underWay) begin() {
+	if n := u.begun.Add(1); u.each != nil {
+		u.each(n)
+	}
+}
 
 func (u *underWay) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (u *underWay) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error { u.begun.Add(1); return next(ctx, cmds) }
+	return func(ctx context.Context, cmds []redis.Cmder) error { u.begin(); return next(ctx, cmds) }
 }
 
 func (u *underWay) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error { u.begun.Add(1); return next(ctx, cmd) }
+	return func(ctx context.Context, cmd redis.Cmder) error { u.begin(); return next(ctx, cmd) }
 }
 
 // await waits until so many were.
