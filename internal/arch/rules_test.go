@@ -14,16 +14,18 @@ var house = []row{
 	{pkg: "internal/redistest", imports: ""},
 	{pkg: "internal/otlpsink", imports: ""},
 	{pkg: "internal/arch", imports: ""},
+	{pkg: "internal/terminal", imports: ""}, // what people see
+	{pkg: "internal/units", imports: ""},    // and what they write
 	// What knows the server but not the bus.
 	{pkg: "migrations", imports: "internal/redisstream", tests: "pipeline"},
 	{pkg: "internal/doctor", imports: "internal/redisstream", tests: "pipeline"},
 	// The bus and what stands on it.
-	{pkg: "pipeline", imports: "internal/redisstream internal/spool"},
+	{pkg: "pipeline", imports: "internal/redisstream internal/spool internal/units"},
 	{pkg: "telemetry", imports: "pipeline", tests: "router"},
 	{pkg: "telemetry/otelsdk", imports: "pipeline telemetry"},
 	{pkg: "router", imports: "pipeline"},
-	{pkg: "handlers", imports: "router pipeline"},
-	{pkg: "handlers/httpapi", imports: "pipeline"},
+	{pkg: "handlers", imports: "router pipeline internal/terminal"},
+	{pkg: "handlers/httpapi", imports: "pipeline internal/units"},
 	// Watermill's own suite and module against ours: tests only, in a process of their own.
 	{pkg: "internal/watermilltest", imports: "", tests: "pipeline router internal/redisstream"},
 	// Drivers of the whole: load, and trouble.
@@ -31,7 +33,7 @@ var house = []row{
 	{pkg: "internal/chaos/...", imports: "pipeline router handlers internal/loadgen"},
 	// Programs. Nobody imports these.
 	{pkg: "cmd/...", imports: "pipeline router handlers handlers/httpapi telemetry telemetry/otelsdk migrations " +
-		"internal/doctor internal/loadgen cmd/..."},
+		"internal/doctor internal/loadgen internal/terminal internal/units cmd/..."},
 	{pkg: "examples/...", imports: "pipeline router handlers handlers/httpapi telemetry migrations"},
 }
 
@@ -51,6 +53,10 @@ var guests = []guest{
 	{prefix: "go.opentelemetry.io/otel/sdk", users: "telemetry/otelsdk"}, // A library leaves the SDK to its program.
 	{prefix: "go.opentelemetry.io/otel/exporters", users: "telemetry/otelsdk"},
 	{prefix: "go.opentelemetry.io/proto", users: "internal/otlpsink"},
+	{prefix: "github.com/mattn/go-runewidth", users: "internal/terminal"},
+	{prefix: "golang.org/x/term", users: "internal/terminal cmd/..."},
+	{prefix: "github.com/dustin/go-humanize", users: "internal/units"},
+	{prefix: "github.com/xhit/go-str2duration", users: "internal/units"},
 	{prefix: "go.uber.org/goleak", users: "internal/redistest"},
 	{prefix: "github.com/google/go-cmp", users: ""},
 	{prefix: "pgregory.net/rapid", users: ""},
