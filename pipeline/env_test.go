@@ -93,15 +93,16 @@ func TestConfigFromEnvForOutages(t *testing.T) {
 		"MILLRACE_DATA_DIR=off":  {},
 		"MILLRACE_FALLBACK=wait": {Fallback: Wait},
 		"MILLRACE_DATA_DIR=/d MILLRACE_FALLBACK=wait MILLRACE_SPOOL_BYTES=99": {Fallback: Wait, SpoolBytes: 99},
-		"MILLRACE_RESTORE=7": {RestoreEvents: 7},
-		"MILLRACE_RESTORE=0": {NoRestore: true},
+		"MILLRACE_SPOOL_BYTES=512MiB":                                         {SpoolBytes: 512 << 20},
+		"MILLRACE_RESTORE=7":                                                  {RestoreEvents: 7},
+		"MILLRACE_RESTORE=0":                                                  {NoRestore: true},
 	} {
 		cfg, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=true " + env))
 		if err != nil || cfg.Fallback != want.Fallback || cfg.SpoolBytes != want.SpoolBytes || cfg.RestoreEvents != want.RestoreEvents || cfg.NoRestore != want.NoRestore {
 			t.Errorf("%s: %+v, %v", env, cfg, err)
 		}
 	}
-	for _, env := range []string{"MILLRACE_RESTORE=-1", "MILLRACE_SPOOL_BYTES=0", "MILLRACE_SPOOL_BYTES=1GB"} {
+	for _, env := range []string{"MILLRACE_RESTORE=-1", "MILLRACE_SPOOL_BYTES=0", "MILLRACE_SPOOL_BYTES=big"} {
 		if _, err := ConfigFromEnv(environ("ENABLE_REDIS_EVENTS=true " + env)); err == nil {
 			t.Errorf("%s is taken", env)
 		}

@@ -68,6 +68,10 @@ func (e *ValidationError) Error() string {
 		if i > 0 {
 			b.WriteString("; ")
 		}
+		if i == faultsTold {
+			fmt.Fprintf(&b, "and %d more", len(e.Faults)-i)
+			break
+		}
 		if f.Index > 0 {
 			fmt.Fprintf(&b, "event %d: ", f.Index)
 		}
@@ -75,6 +79,9 @@ func (e *ValidationError) Error() string {
 	}
 	return b.String()
 }
+
+// faultsTold is how many faults the text of a ValidationError names.
+const faultsTold = 10
 
 // Is makes the error match ErrInvalid, and ErrTooLarge where a size was exceeded.
 func (e *ValidationError) Is(target error) bool {

@@ -70,7 +70,7 @@ func TestOrderAtFullSpeed(t *testing.T) {
 		events := make([]pipeline.Event, orderBatch)
 		for i := range events {
 			number := uint64(n + i + 1)
-			events[i] = pipeline.Event{Type: "booking.changed", Subject: fmt.Sprintf("booking/%d", number%orderSubjects), Data: binary.BigEndian.AppendUint64(nil, number)}
+			events[i] = pipeline.Event{Type: "booking.changed", Subject: fmt.Sprintf("booking/%d", number%orderSubjects), ContentType: "application/octet-stream", Data: binary.BigEndian.AppendUint64(nil, number)}
 		}
 		if _, err := bus.Publish(ctx, events...); err != nil {
 			t.Fatal(err)
