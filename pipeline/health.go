@@ -86,6 +86,8 @@ type SpoolHealth struct {
 	Bytes         int64      `json:"bytes"`
 	CapacityBytes int64      `json:"capacityBytes"`
 	Oldest        *time.Time `json:"oldest"`
+	// Opening is how many slots of dead processes are being read. What stands in them is not in Events yet.
+	Opening int `json:"opening"`
 }
 
 // StreamHealth is one stream and its groups.

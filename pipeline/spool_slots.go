@@ -189,8 +189,10 @@ func (s *spooling) adopt(dir string) {
 	if err == nil && log != nil {
 		err = s.drainAdopted(dir, log)
 	}
-	if again && err == nil && slices.ContainsFunc(spool.List(s.bus.spoolDir()), func(slot spool.Slot) bool { return slot.Dir == dir && slot.Holds }) {
-		err = before.why // of a segment of which nothing could be had
+	if err == nil && s.bus.stopped.Err() == nil && s.holdsStill(dir) {
+		if err = before.why; err == nil { // else it is a segment of which nothing could be had
+			err = errors.New("something stays in it that can't be drained")
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,6 +211,11 @@ func (s *spooling) adopt(dir string) {
 	if !is || before.why.Error() != err.Error() {
 		s.bus.logger.Error("spool of a process that has ended can't be drained", "dir", dir, "err", err)
 	}
+}
+
+// holdsStill reports whether something stands in a slot that no process has.
+func (s *spooling) holdsStill(dir string) bool {
+	return slices.ContainsFunc(spool.List(s.bus.spoolDir()), func(slot spool.Slot) bool { return slot.Dir == dir && slot.Holds && !slot.InUse })
 }
 
 func (s *spooling) drainAdopted(dir string, log *spool.Log) error {

@@ -532,6 +532,8 @@ func (s *spooling) health(h *Health) {
 	for _, of := range adopted {
 		if of != nil {
 			of.healthOfDrain(h)
+		} else {
+			h.Spool.Opening++
 		}
 	}
 	s.healthOfSlots(h)

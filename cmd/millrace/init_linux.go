@@ -11,7 +11,7 @@ import (
 	"golang.org/x/term"
 )
 
-// asInit does what the first process of a container has to do, where this one is it: the command runs as its child, is told all signals, and whatever
+// asInit does what the first process of a container has to do, where this one is it: the command runs as its child, is told of signals, and whatever
 // processes others leave behind (commands of work --exec, say) are reaped, which nobody else does. It returns the exit code of the command.
 func asInit() (code int, is bool) {
 	if os.Getpid() != 1 || os.Getenv(initVariable) != "" {
@@ -21,8 +21,9 @@ func asInit() (code int, is bool) {
 	if err != nil {
 		return 0, false // then this process is the command, and reaps nobody
 	}
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+	signals, ends := make(chan os.Signal, 16), make(chan os.Signal, 1) // that a process has ended must not be lost among others
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH)
+	signal.Notify(ends, syscall.SIGCHLD)
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), initVariable+"=1")
@@ -33,19 +34,21 @@ func asInit() (code int, is bool) {
 		fmt.Fprintln(os.Stderr, "millrace: process 1 can't start the command:", err)
 		return exitFailed, true
 	}
-	for s := range signals {
-		if s != syscall.SIGCHLD {
+	for {
+		select {
+		case s := <-signals:
 			_ = cmd.Process.Signal(s) // it may have ended
-			continue
-		}
-		if status, ended := reap(cmd.Process.Pid); ended {
-			if status.Signaled() {
+		case <-ends:
+			status, ended := reap(cmd.Process.Pid)
+			switch {
+			case !ended:
+			case status.Signaled():
 				return 128 + int(status.Signal()), true
+			default:
+				return status.ExitStatus(), true
 			}
-			return status.ExitStatus(), true
 		}
 	}
-	return exitFailed, true // the channel is never closed
 }
 
 // reap takes what is to be had of processes that have ended, and reports whether the command is one of them.

@@ -204,7 +204,7 @@ func (s *spoolVerb) drain(cmd *cobra.Command) error {
 			rest, since = now, time.Now()
 		}
 		quiet++
-		if now > 0 {
+		if now > 0 || h.Spool.Opening > 0 {
 			quiet = 0
 		}
 		if stuck := stuckText(h); len(stuck) > 0 && time.Since(since) > stuckAfter {
@@ -305,7 +305,7 @@ func (s *spoolVerb) staying(cmd *cobra.Command, server pipeline.SpoolServer) (st
 		if why == "" {
 			why = fmt.Sprintf("they are for %s, which is not %s", slot.Server, server.Address)
 		}
-		if !s.adopt {
+		if !s.adopt && (slot.Trouble == "" || slot.Server == "") {
 			why += ": if that is the same one, or they are to go there, say --adopt-foreign"
 		}
 		stay = append(stay, fmt.Sprintf("%s: %s stay: %s", slot.Dir, eventsOf(slot.Events), why))

@@ -85,6 +85,9 @@ func (a *api) history(w http.ResponseWriter, r *http.Request) {
 			a.problem(w, a.problemOf(r, err, func(f pipeline.Fault) fault { return fault{"query." + f.Field, f.Reason} }))
 			return
 		}
+		if r.Context().Err() != nil {
+			panic(http.ErrAbortHandler) // the client has gone
+		}
 		if err != nil {
 			a.cfg.Logger.Warn("page of the history breaks off", "err", err)
 			if out.batch || last == "" {
