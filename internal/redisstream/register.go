@@ -140,15 +140,14 @@ func (r *registrar) run() {
 			r.mu.Unlock()
 			return
 		}
-		clear(r.due)
-		r.mu.Unlock()
+		r.mu.Unlock() // they stay due until they are entered: who asks meanwhile is to know of them
 		err := r.client.enter(r.ctx, streams...)
 		again := err != nil
 		r.mu.Lock()
 		r.failing = Classify(err) == Away
 		for _, to := range streams {
-			if again {
-				r.due[to] = struct{}{}
+			if !again {
+				delete(r.due, to)
 			}
 		}
 		r.mu.Unlock()
