@@ -17,7 +17,8 @@ import (
 // few connections, and come too late.
 //
 // Nobody waits for company. A caller that finds less than most senders at work sends his call himself, and
-// what has come meanwhile is sent at once by the first who waits.
+// what has come meanwhile is sent at once by the first who waits. Who comes while one is about to leave goes
+// with him: each by himself, they would leave with one call.
 type batches struct {
 	client redis.UniversalClient
 	most   int // round trips that are under way at once
@@ -30,6 +31,7 @@ type batches struct {
 	mu      sync.Mutex
 	waiting []*batchCall
 	senders int
+	leaving bool // one of them is about to take what waits
 }
 
 // batchCall is one script to be run.
@@ -76,8 +78,9 @@ func (b *batches) eval(ctx context.Context, call *batchCall) *redis.Cmd {
 	}
 	call.until, _ = ctx.Deadline()
 	b.mu.Lock()
-	if b.senders < b.most { // so nobody waits
+	if b.senders < b.most && !b.leaving { // so nobody waits
 		b.senders++
+		b.leaving = true
 		b.mu.Unlock()
 		b.send(ctx, call)
 		return call.reply
@@ -144,13 +147,21 @@ func (b *batches) send(ctx context.Context, call *batchCall) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.waiting) == 0 {
+	if !b.next() {
 		b.senders--
-		return
 	}
-	next := b.waiting[0]
+}
+
+// next has the first who waits send next, unless somebody is about to leave who takes him along. The lock is held.
+func (b *batches) next() bool {
+	if len(b.waiting) == 0 || b.leaving {
+		return false
+	}
+	b.leaving = true
+	first := b.waiting[0]
 	b.waiting = b.waiting[1:]
-	next.turn <- sends
+	first.turn <- sends
+	return true
 }
 
 // untilFirst gives ctx the first of the deadlines of a batch. It has no timer: the connection keeps to it.
@@ -218,10 +229,11 @@ func (b *batches) exec(ctx context.Context, batch []*batchCall) {
 	}
 }
 
-// take returns a call with those that wait, as many as may go together.
+// take returns a call with those that wait, as many as may go together. What must stay leaves with another sender.
 func (b *batches) take(call *batchCall) (batch []*batchCall) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.leaving = false
 	n, bytes := 0, call.bytes
 	for n < len(b.waiting) && n+1 < batchMost && bytes+b.waiting[n].bytes <= batchBytes {
 		bytes += b.waiting[n].bytes
@@ -230,6 +242,9 @@ func (b *batches) take(call *batchCall) (batch []*batchCall) {
 	batch = append(append(make([]*batchCall, 0, n+1), call), b.waiting[:n]...)
 	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
 		b.waiting = nil
+	}
+	if b.senders < b.most && b.next() {
+		b.senders++
 	}
 	return batch
 }

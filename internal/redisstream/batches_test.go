@@ -118,7 +118,7 @@ func awaitSenders(t *testing.T, b *batches) {
 // Other callers do not send too much at once.
 func TestP11ABatchHasABoundOfBytes(t *testing.T) {
 	t.Parallel()
-	b := &batches{most: 1}
+	b := &batches{most: 1, senders: 1}
 	first := &batchCall{bytes: 100 << 10}
 	for _, bytes := range []int{100 << 10, 50 << 10, 100 << 10, 1 << 20} {
 		b.waiting = append(b.waiting, &batchCall{bytes: bytes})
@@ -129,6 +129,31 @@ func TestP11ABatchHasABoundOfBytes(t *testing.T) {
 	if got := len(b.take(&batchCall{bytes: 2 << 20})); got != 1 {
 		t.Errorf("%d go with a large one", got)
 	}
+}
+
+// Callers that come at the same time, while others are on their way, do not each leave with one call.
+func TestP11WhoComesWhileOneIsAboutToLeaveGoesWithHim(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &batches{most: 2, senders: 1, leaving: true}
+		small := &batchCall{reply: redis.NewCmd(t.Context())}
+		ended := make(chan *redis.Cmd, 1)
+		go func() { ended <- b.eval(t.Context(), small) }()
+		synctest.Wait()
+		if b.senders != 1 || len(b.waiting) != 1 {
+			t.Fatalf("%d send, %d wait for the one who is about to leave", b.senders, len(b.waiting))
+		}
+		large := &batchCall{bytes: batchBytes, turn: make(chan turn, 1)}
+		b.waiting = append(b.waiting, large)
+		if batch := b.take(&batchCall{bytes: 1}); len(batch) != 2 {
+			t.Errorf("%d go together", len(batch))
+		}
+		if b.senders != 2 || len(b.waiting) != 0 || len(large.turn) != 1 || <-large.turn != sends {
+			t.Errorf("what is too large to go along has to wait for the answer")
+		}
+		small.turn <- answered
+		<-ended
+	})
 }
 
 // awaitWaiting waits until so many calls wait for a sender.
