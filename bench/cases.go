@@ -107,7 +107,7 @@ var plans = []plan{
 	{both, 40_000, 30_000, Case{System: systemGoRedis, Name: "publish/64-callers", Publishers: 64}},
 	{both, 80_000, 80_000, Case{System: systemMillrace, Name: "publish/64-callers", Publishers: 64}},
 
-	{both, 40_000, 40_000, Case{System: systemMillrace, Name: "publish/64-callers-100-streams", Publishers: 64, Streams: 100}},
+	{both, 80_000, 80_000, Case{System: systemMillrace, Name: "publish/64-callers-100-streams", Publishers: 64, Streams: 100}},
 
 	{both, 250_000, 250_000, Case{System: systemLimit, Name: "consume"}},
 	{both, 120_000, 120_000, Case{System: systemMillrace, Name: "consume"}},

@@ -46,6 +46,7 @@ var targets = []target{
 	{what: "1 ms, batch, against watermill-redisstream, 16 handlers", of: caseOursFar, to: caseWatermill16 + "1ms", key: perSecond, least: 12},
 	{what: "publish, 64 callers, against plain go-redis XADD", of: systemMillrace + "/publish/64-callers@0ms", to: systemGoRedis + "/publish/64-callers@0ms", key: perSecond, least: 1.8},
 	{what: "the same at 1 ms", of: systemMillrace + "/publish/64-callers@1ms", to: systemGoRedis + "/publish/64-callers@1ms", key: perSecond, least: 2.5},
+	{what: "publish at 1 ms, 100 streams against one", of: systemMillrace + "/publish/64-callers-100-streams@1ms", to: systemMillrace + "/publish/64-callers@1ms", key: perSecond, least: 0.7},
 	{what: "drain of a spool, 20 streams against one", of: caseDrain + "/20-streams@0ms", to: caseDrain + "/1-stream@0ms", key: perSecond, least: 0.4},
 	{what: "the same with appendfsync always", of: caseDrain + "/20-streams-always@0ms", to: caseDrain + "/1-stream-always@0ms", key: perSecond, least: 0.4},
 	{what: "durable again after 30 s of outage, at half of the load that Redis can take, s", of: caseDrain + "/return@0ms", key: durable, most: 10},

@@ -269,3 +269,19 @@ func TestP05SlotThatWaitsIsNamed(t *testing.T) {
 		t.Errorf("got %q", text)
 	}
 }
+
+// What is still being read of a dead process is not drained, though nobody knows yet how much it is.
+func TestP05ASlotThatIsBeingReadCounts(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := openBus(t, Config{Redis: server.Options(), SpoolDir: t.TempDir()})
+	b.spool.mu.Lock()
+	b.spool.slots.adopted = map[string]*spooling{"of-a-dead-process": nil}
+	b.spool.mu.Unlock()
+	if h := b.Health(t.Context()); h.Spool.Opening != 1 {
+		t.Errorf("%+v", h.Spool)
+	}
+	b.spool.mu.Lock()
+	clear(b.spool.slots.adopted)
+	b.spool.mu.Unlock()
+}

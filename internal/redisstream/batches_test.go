@@ -3,6 +3,8 @@ package redisstream
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,7 +137,9 @@ func TestP11ABatchHasABoundOfBytes(t *testing.T) {
 func TestP11WhoComesWhileOneIsAboutToLeaveGoesWithHim(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := &batches{most: 2, senders: 1, leaving: true}
+		nobody := redis.NewClient(&redis.Options{MaxRetries: -1, DialerRetries: 1, Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF }})
+		defer func() { _ = nobody.Close() }()
+		b := &batches{client: nobody, most: 2, senders: 1, leaving: true}
 		small := &batchCall{reply: redis.NewCmd(t.Context())}
 		ended := make(chan *redis.Cmd, 1)
 		go func() { ended <- b.eval(t.Context(), small) }()

@@ -31,7 +31,7 @@ end
 -- include writable
 local first = redis.call('XADD', KEYS[1], '*',
   '_watermill_message_uuid', ARGV[4], 'metadata', ARGV[5], 'payload', ARGV[6])
-local auto = first:match('^%d+') .. '-*' -- on Redis 7.0 the time of '*' goes on within a script
+local auto = #ARGV > 6 and first:match('^%d+') .. '-*' -- on Redis 7.0 the time of '*' goes on within a script
 for i = 7, #ARGV, 3 do
   redis.call('XADD', KEYS[1], auto, '_watermill_message_uuid', ARGV[i], 'metadata', ARGV[i + 1], 'payload', ARGV[i + 2])
 end
