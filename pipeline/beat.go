@@ -115,7 +115,7 @@ func (c *consumer) beat(m *membership) (next time.Duration) {
 		c.rejoin(m.stream) // the server has forgotten what the group takes
 	}
 	if (len(dead) > 0 || b.Waiting > 0) && c.sick() == nil && m.taking.CompareAndSwap(false, true) {
-		c.loops.start("take over", func() {
+		c.loops.Start("take over", func() {
 			defer m.taking.Store(false)
 			c.takeOver(m, dead, b.Waiting > 0)
 		})

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -44,8 +44,8 @@ type Bus struct {
 	refusals  refusals
 	hungAfter time.Duration // hungAfter, but in tests
 
-	loops     loops
-	appending loops           // those of the writers
+	loops     loop.Group
+	appending loop.Group      // those of the writers
 	stopped   context.Context // ends when Close begins
 	stop      context.CancelCauseFunc
 
@@ -98,18 +98,18 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		if err := b.link.first(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("open bus: %w", err), b.closeSpool(), b.redis.Close())
 		}
-		b.loops.start("link", b.link.loop)
-		b.loops.start("rewound", b.rewoundLoop)
+		b.loops.Start("link", b.link.loop)
+		b.loops.Start("rewound", b.rewoundLoop)
 		if b.spool != nil {
-			b.loops.start("drain", b.spool.drainLoop)
-			b.loops.start("adopt", b.spool.adoptLoop)
+			b.loops.Start("drain", b.spool.drainLoop)
+			b.loops.Start("adopt", b.spool.adoptLoop)
 		}
 	}
 	for i := range cfg.Writers {
 		b.writers = append(b.writers, newWriter(b, fmt.Sprintf("%s-%d", b.writersPrefix(), i)))
 	}
 	if cfg.Announce {
-		b.loops.start("announce", b.announceStart)
+		b.loops.Start("announce", b.announceStart)
 	}
 	return b, nil
 }
@@ -204,12 +204,12 @@ func (b *Bus) Close(ctx context.Context) error {
 			for _, w := range b.writers {
 				w.close()
 			}
-			b.appending.wait()
+			b.appending.Wait()
 			b.stop(ErrClosed)
 			if b.local != nil {
 				b.local.Close()
 			}
-			b.loops.wait()
+			b.loops.Wait()
 			b.closeErr = b.closeSpool()
 			if b.redis != nil {
 				b.closeErr = errors.Join(b.closeErr, b.redis.Close())
@@ -240,21 +240,6 @@ func (b *Bus) isClosed() bool {
 	defer b.mu.Unlock()
 	return b.closed
 }
-
-// sleep waits for d and reports whether nothing ended in between.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// jittered is a pause of about d, ± 25 %: those that a server has lost at once must not come back to it at once.
-func jittered(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2) }
 
 // redisError gives an error of the transport the shape that callers know. Nil stays nil.
 func (b *Bus) redisError(op, stream string, err error) error {

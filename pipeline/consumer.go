@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -45,8 +46,8 @@ type consumer struct {
 	stopReading context.CancelFunc
 	handling    context.Context // ends when the work that is left is abandoned
 	abandon     context.CancelCauseFunc
-	loops       loops // all but those that outlast the drain
-	tending     loops // settleLoop, leaseLoop, each beatLoop, and what they or handlers begin
+	loops       loop.Group // all but those that outlast the drain
+	tending     loop.Group // settleLoop, leaseLoop, each beatLoop, and what they or handlers begin
 	tended      context.Context
 	stopTending context.CancelFunc
 	closeOnce   sync.Once
@@ -93,15 +94,15 @@ func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) (*c
 		c.undo(err)
 		return nil, err
 	}
-	c.loops.start("deliver", c.deliverLoop)
+	c.loops.Start("deliver", c.deliverLoop)
 	if c.fallsBack() {
-		c.loops.start("fallback", c.fallbackLoop)
+		c.loops.Start("fallback", c.fallbackLoop)
 	}
 	if _, all := c.named(); all {
-		c.loops.start("discover", c.discoverLoop)
+		c.loops.Start("discover", c.discoverLoop)
 	}
-	c.tending.start("settle", c.settleLoop)
-	c.tending.start("lease", c.leaseLoop)
+	c.tending.Start("settle", c.settleLoop)
+	c.tending.Start("lease", c.leaseLoop)
 	context.AfterFunc(c.reading, func() { c.close() })
 	return c, nil
 }
@@ -171,8 +172,8 @@ func (c *consumer) undo(err error) {
 	c.stopReading()
 	c.stopTending()
 	c.abandon(err)
-	c.loops.wait() // readers
-	c.tending.wait()
+	c.loops.Wait() // readers
+	c.tending.Wait()
 	c.leave()
 }
 
@@ -255,15 +256,15 @@ func (c *consumer) assign(stream string) {
 	}
 	r := &reader{consumer: c, streams: []string{stream}, twin: make(chan struct{}, 1)}
 	c.readers = append(c.readers, r)
-	c.loops.start("read", r.readLoop)
+	c.loops.Start("read", r.readLoop)
 	if c.twins {
-		c.loops.start("read too", r.twinLoop)
+		c.loops.Start("read too", r.twinLoop)
 	}
 }
 
 // discoverLoop finds streams that are made later.
 func (c *consumer) discoverLoop() {
-	for sleep(c.reading, discoverEvery) {
+	for loop.Sleep(c.reading, discoverEvery) {
 		streams, err := c.find(c.reading)
 		if err != nil {
 			continue // the next round finds them
@@ -289,7 +290,7 @@ func (c *consumer) close() {
 		defer close(c.closed)
 		c.stopReading()
 		deadline := time.AfterFunc(c.cfg.Policy.DrainTimeout, func() { c.abandon(ErrDrainDeadline) })
-		c.loops.wait() // deliverLoop has closed the channel of messages: nothing is handed out any more
+		c.loops.Wait() // deliverLoop has closed the channel of messages: nothing is handed out any more
 		if left := c.holdings.drain(c.handling); left > 0 {
 			c.logger.Warn("drain deadline has passed, deliveries are handed back", "deliveries", left)
 		}
@@ -298,7 +299,7 @@ func (c *consumer) close() {
 		c.bus.spool.abandon(c)
 		c.acks.close()
 		c.stopTending()
-		c.tending.wait()
+		c.tending.Wait()
 		c.leave()
 		c.bus.mu.Lock()
 		delete(c.bus.consumers, c)

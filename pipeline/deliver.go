@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -137,9 +138,9 @@ func (c *consumer) gone(h *holding) {
 		c.holdings.settled(h)
 		return
 	}
-	c.loops.start("lose", func() {
-		for backoff := backoffFirst; c.bus.log.Lose(c.reading, c.self, h.ref) != nil; backoff = min(2*backoff, backoffMost) {
-			if !sleep(c.reading, backoff) {
+	c.loops.Start("lose", func() {
+		for backoff := loop.BackoffFirst; c.bus.log.Lose(c.reading, c.self, h.ref) != nil; backoff = min(2*backoff, loop.BackoffMost) {
+			if !loop.Sleep(c.reading, backoff) {
 				return
 			}
 		}
@@ -197,7 +198,7 @@ func (c *consumer) handOut(h *holding) bool {
 	}
 	if !c.cfg.SettledByHandler {
 		c.holdings.took(h, time.Now())
-		c.loops.start("watch", func() { c.watch(m, h) })
+		c.loops.Start("watch", func() { c.watch(m, h) })
 	}
 	return true
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/spool"
 )
@@ -117,7 +118,7 @@ func (s *spooling) drain(untilEmpty bool) {
 }
 
 func newDrainer(s *spooling) *drainer {
-	d := &drainer{spooling: s, reader: s.log.Reader(), streams: map[string]*drainStream{}, results: make(chan drained, drainAppends), backoff: backoffFirst}
+	d := &drainer{spooling: s, reader: s.log.Reader(), streams: map[string]*drainStream{}, results: make(chan drained, drainAppends), backoff: loop.BackoffFirst}
 	d.next = s.log.Stats().First
 	return d
 }
@@ -225,7 +226,7 @@ func (d *drainer) goBack(now time.Time) {
 func (d *drainer) take(r *spooled, now time.Time) {
 	s := d.streams[r.stream]
 	if s == nil {
-		s = &drainStream{name: r.stream, backoff: backoffFirst}
+		s = &drainStream{name: r.stream, backoff: loop.BackoffFirst}
 		d.streams[r.stream] = s
 		d.turns = append(d.turns, s)
 	}
@@ -330,27 +331,27 @@ func (d *drainer) failed(s *drainStream, err error) {
 	now := time.Now()
 	switch class := redisstream.Classify(err); {
 	case err == nil:
-		d.backoff, s.backoff = backoffFirst, backoffFirst
+		d.backoff, s.backoff = loop.BackoffFirst, loop.BackoffFirst
 		d.complain(s.name, nil)
 		return
 	case d.bus.stopped.Err() != nil:
 		return
 	case (class == redisstream.Away || class == redisstream.Silent) && d.bus.redis.IsCluster(): // the link says so, of the shard
-		if s.backoff == backoffMost && !d.bus.look().of(s.name).isAway() {
+		if s.backoff == loop.BackoffMost && !d.bus.look().of(s.name).isAway() {
 			d.complain(s.name, err) // it is a slot that no shard serves, say
 		}
-		d.setAside(s, now.Add(jittered(s.backoff)))
-		s.backoff = min(2*s.backoff, backoffMost)
+		d.setAside(s, now.Add(loop.Jittered(s.backoff)))
+		s.backoff = min(2*s.backoff, loop.BackoffMost)
 	case class == redisstream.Away, class == redisstream.Silent: // the link says so
-		d.away = now.Add(jittered(d.backoff))
-		d.backoff = min(2*d.backoff, backoffMost)
+		d.away = now.Add(loop.Jittered(d.backoff))
+		d.backoff = min(2*d.backoff, loop.BackoffMost)
 	default:
 		most := drainAside
 		if class == redisstream.BackPressure { // not for good
-			most = backoffMost
+			most = loop.BackoffMost
 		}
 		d.complain(s.name, err)
-		d.setAside(s, now.Add(jittered(s.backoff)))
+		d.setAside(s, now.Add(loop.Jittered(s.backoff)))
 		s.backoff = min(2*s.backoff, most)
 	}
 	d.bus.link.suspect()

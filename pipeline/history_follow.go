@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -117,7 +118,7 @@ func (h *historyRead) awaitLog(ctx context.Context, log streamLog, block time.Du
 		for _, p := range of {
 			p.ended = false
 		}
-		sleep(ctx, block)
+		loop.Sleep(ctx, block)
 		return nil
 	}
 	news, err := log.Tail(ctx, after, 1, block)

@@ -44,7 +44,7 @@ func (c *consumer) tendLeases(m *membership, long []redisstream.Ref) {
 	if !m.strangers.Load() || c.reading.Err() != nil || !m.taking.CompareAndSwap(false, true) {
 		return // no time for more, or takeOver is at it
 	}
-	c.loops.start("claim", func() {
+	c.loops.Start("claim", func() {
 		defer m.taking.Store(false)
 		c.claimFromStrangers(m)
 	})

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"github.com/rishi-platform/millrace/internal/loop"
 )
 
 // stoppingTimeout bounds how long a close waits for the event that tells of it.
@@ -13,9 +15,9 @@ const stoppingTimeout = time.Second
 
 // announceStart publishes system.service.started, as soon as anything can be published.
 func (b *Bus) announceStart() {
-	for backoff := backoffFirst; ; backoff = min(2*backoff, backoffMost) {
+	for backoff := loop.BackoffFirst; ; backoff = min(2*backoff, loop.BackoffMost) {
 		err := b.announceLife(b.stopped, "started")
-		if err == nil || !sleep(b.stopped, jittered(backoff)) {
+		if err == nil || !loop.Sleep(b.stopped, loop.Jittered(backoff)) {
 			return
 		}
 		if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrUnknown) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -174,7 +175,7 @@ func (l *link) loop() {
 		l.note(l.look(l.bus.stopped, checkTimeout))
 		pause := l.pause()
 		ticker.Reset(pause)
-		if pause < checkEvery && !sleep(l.bus.stopped, checkSoon/5) { // whoever suspects must not make it spin
+		if pause < checkEvery && !loop.Sleep(l.bus.stopped, checkSoon/5) { // whoever suspects must not make it spin
 			return
 		}
 	}
@@ -485,7 +486,7 @@ func (l *link) changed(from, to State, cause error) {
 		l.bus.spool.tell()
 	}
 	if l.running.Load() && to != StateUnavailable && !l.bus.cfg.NoPublish { // what could not be kept is not published
-		l.bus.loops.start("announce", func() { l.bus.announceState(from, to, cause) })
+		l.bus.loops.Start("announce", func() { l.bus.announceState(from, to, cause) })
 	}
 }
 

@@ -194,19 +194,19 @@ func TestG03ProbesAreInheritedFromTheDead(t *testing.T) {
 
 		for _, dead := range [][]redisstream.Peer{nil, listed[:1]} {
 			c.inherit(m, listed, dead)
-			c.tending.wait()
+			c.tending.Wait()
 			if p := prober(); p != "prober" {
 				t.Fatalf("with %v dead, %s makes the probes, want the one who lives", dead, p)
 			}
 		}
 		c.inherit(m, listed, listed[1:])
-		c.tending.wait()
+		c.tending.Wait()
 		if p := prober(); p != "prober" {
 			t.Errorf("%s makes the probes at once, and others may have something to try", p)
 		}
 		m.pause.vacant = m.pause.vacant.Add(-vacantFor)
 		c.inherit(m, listed, listed[1:])
-		c.tending.wait()
+		c.tending.Wait()
 		if p := prober(); p != c.self.Name {
 			t.Errorf("%s makes the probes, want this consumer", p)
 		}

@@ -79,7 +79,7 @@ func (c *consumer) addStream(ctx context.Context, stream string, fromEnd bool, r
 		m.used.Store(time.Now().UnixNano())
 		m.pause.self = c.self.Name
 		c.streams[stream] = m
-		c.tending.start("beat", func() { c.beatLoop(m) })
+		c.tending.Start("beat", func() { c.beatLoop(m) })
 	}
 	c.mu.Unlock()
 	err := c.join(ctx, stream, fromEnd)

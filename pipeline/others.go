@@ -97,7 +97,7 @@ func (m *membership) passOnSoon(again bool) {
 // passOn has others of a stream passed on.
 func (c *consumer) passOn(m *membership, others []other) {
 	if c.holdings.leaveToOthers(m, others) {
-		c.loops.start("pass on", func() { c.passOnLoop(m) })
+		c.loops.Start("pass on", func() { c.passOnLoop(m) })
 	} else {
 		m.passOnSoon(false)
 	}

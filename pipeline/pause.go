@@ -184,7 +184,7 @@ func (c *consumer) pausing(m *membership, event func(*pausing) pauseEffect) paus
 		c.logger.Info("group goes on", "stream", m.stream)
 	}
 	if e.write != nil {
-		c.tending.start("pause", func() { c.writePause(m, *e.write, before) })
+		c.tending.Start("pause", func() { c.writePause(m, *e.write, before) })
 	}
 	return e
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -48,7 +49,7 @@ const (
 // group is gone, and says so once per change of state.
 func (r *reader) readLoop() {
 	c := r.consumer
-	backoff := backoffFirst
+	backoff := loop.BackoffFirst
 	var trouble []redisstream.Class // what has been complained of, since it was read last
 	var reconciled time.Time        // zero: a reply may have been lost
 	for {
@@ -66,7 +67,7 @@ func (r *reader) readLoop() {
 		if err == nil {
 			streams = r.readable(streams)
 			if len(streams) == 0 { // all are refused, paused, or wait for a beat
-				if !sleep(c.reading, nothingToRead) {
+				if !loop.Sleep(c.reading, nothingToRead) {
 					return
 				}
 				continue
@@ -83,7 +84,7 @@ func (r *reader) readLoop() {
 			if len(trouble) > 0 {
 				c.logger.Info("group is read again", "streams", streams)
 			}
-			trouble, backoff = nil, backoffFirst
+			trouble, backoff = nil, loop.BackoffFirst
 			continue
 		}
 		reconciled = time.Time{}
@@ -96,10 +97,10 @@ func (r *reader) readLoop() {
 			continue
 		}
 		trouble = r.complain(trouble, err, streams)
-		if !sleep(c.reading, jittered(backoff)) {
+		if !loop.Sleep(c.reading, loop.Jittered(backoff)) {
 			return
 		}
-		backoff = min(2*backoff, backoffMost)
+		backoff = min(2*backoff, loop.BackoffMost)
 	}
 }
 
@@ -127,7 +128,7 @@ func (r *reader) twinLoop() {
 		if err := r.read(r.plan(streams, room)); err != nil {
 			c.budget.missed()
 			r.lostOne.Store(true)
-			sleep(c.reading, twinPause)
+			loop.Sleep(c.reading, twinPause)
 		}
 	}
 }

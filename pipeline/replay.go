@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -92,18 +93,18 @@ func (r *replay) batchSize() int {
 func (r *replay) flush(ctx context.Context) error {
 	if rate := r.options.Rate; rate > 0 {
 		due := r.begun.Add(time.Duration(float64(r.given) / rate * float64(time.Second)))
-		if !sleep(ctx, time.Until(due)) {
+		if !loop.Sleep(ctx, time.Until(due)) {
 			return context.Cause(ctx)
 		}
 	}
-	for backoff := backoffFirst; len(r.batch) > 0; backoff = min(2*backoff, backoffMost) {
+	for backoff := loop.BackoffFirst; len(r.batch) > 0; backoff = min(2*backoff, loop.BackoffMost) {
 		done, looked, err := r.bus.log.Enqueue(ctx, r.stream, r.group, r.batch)
 		if err != nil {
 			return r.bus.redisError("replay to group "+r.group+" of", r.stream, err)
 		}
 		r.given += done
 		r.batch = r.batch[looked:]
-		if len(r.batch) > 0 && !sleep(ctx, backoff) { // the lane is full
+		if len(r.batch) > 0 && !loop.Sleep(ctx, backoff) { // the lane is full
 			return context.Cause(ctx)
 		}
 	}

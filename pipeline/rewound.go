@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -316,7 +317,7 @@ func reach(events []forgottenEvent) (from, to Position) {
 // master that is none any more. It asks until it knows; where nobody may ask, or this process ends while Redis is away, it takes all for lost.
 func (b *Bus) sift(stream string, f *forgotten) (lost []forgottenEvent) {
 	all := f.events()
-	for backoff := backoffFirst; ; backoff = min(2*backoff, backoffMost) {
+	for backoff := loop.BackoffFirst; ; backoff = min(2*backoff, loop.BackoffMost) {
 		removed, err := b.redis.RemovedAt(b.mending, stream)
 		if redisstream.Classify(err) == redisstream.Denied {
 			removed, err = 0, nil
@@ -330,7 +331,7 @@ func (b *Bus) sift(stream string, f *forgotten) (lost []forgottenEvent) {
 			holds, err = b.redis.Holds(b.mending, stream, places)
 		}
 		unknowable := redisstream.Classify(err) == redisstream.Denied || b.isEnding() && b.look().of(stream).isAway()
-		if err != nil && !unknowable && sleep(b.mending, jittered(backoff)) {
+		if err != nil && !unknowable && loop.Sleep(b.mending, loop.Jittered(backoff)) {
 			continue
 		}
 		for i, e := range all {
@@ -349,10 +350,10 @@ func (b *Bus) sift(stream string, f *forgotten) (lost []forgottenEvent) {
 // restore appends lost events again, as often as it takes, and returns how many are accepted: not those whose own key was used
 // for another event since, and fewer where the bus is closed meanwhile. Each is appended once by the position that it had, or by its own key, so an append whose outcome nobody knows is simply repeated.
 func (b *Bus) restore(stream string, lost []forgottenEvent) (restored int) {
-	for backoff := backoffFirst; len(lost) > 0; backoff = min(2*backoff, backoffMost) {
+	for backoff := loop.BackoffFirst; len(lost) > 0; backoff = min(2*backoff, loop.BackoffMost) {
 		accepted, left := b.restoreOnce(stream, lost)
 		restored += accepted
-		if lost = left; len(lost) > 0 && !sleep(b.mending, jittered(backoff)) {
+		if lost = left; len(lost) > 0 && !loop.Sleep(b.mending, loop.Jittered(backoff)) {
 			b.logger.Error("events that redis had forgotten are not appended again: the bus is closed", "stream", stream, "events", len(lost), "first", lost[0].message.UUID)
 			break
 		}

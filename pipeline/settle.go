@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -295,7 +296,7 @@ func (c *consumer) settleLoop() {
 	var left []settlement // that could not be written
 	var again time.Time   // when they are tried again
 	var trouble error
-	backoff := backoffFirst
+	backoff := loop.BackoffFirst
 	for {
 		batch, more := c.acks.take(again)
 		if !more {
@@ -311,7 +312,7 @@ func (c *consumer) settleLoop() {
 			if trouble != nil {
 				c.logger.Info("results are written again")
 			}
-			trouble, again, backoff = nil, time.Time{}, backoffFirst
+			trouble, again, backoff = nil, time.Time{}, loop.BackoffFirst
 			continue
 		case c.acks.expired():
 			c.logger.Warn("results could not be written, their deliveries come again", "deliveries", len(left), "err", err)

@@ -40,7 +40,7 @@ func (c *consumer) stop(reason, print string) {
 		"deliveries", len(back), "reason", why.Reason, "hint", "mend or restart this process; others of the group go on")
 	c.handBack(back)
 	if c.cfg.Policy.PerSubject {
-		c.tending.start("hand back", c.letBack)
+		c.tending.Start("hand back", c.letBack)
 	}
 	for _, m := range c.joined() {
 		m.beatSoon() // its record says so

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/spool"
 )
 
@@ -82,7 +83,7 @@ func (s *spooling) adoptLoop() {
 		case <-s.bus.stopped.Done():
 		}
 		timer.Stop()
-		if !sleep(s.bus.stopped, checkSoon/5) {
+		if !loop.Sleep(s.bus.stopped, checkSoon/5) {
 			return
 		}
 	}

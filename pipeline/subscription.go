@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -216,7 +217,7 @@ func (s *subscription) follow(starts map[tailKey]spot) {
 // may still run when Close begins.
 func (s *subscription) run(name string, loop func()) {
 	s.loops.Add(1)
-	s.bus.loops.start(name, func() {
+	s.bus.loops.Start(name, func() {
 		defer s.loops.Done()
 		loop()
 	})
@@ -225,7 +226,7 @@ func (s *subscription) run(name string, loop func()) {
 // discoverLoop begins to follow streams that are made later.
 func (s *subscription) discoverLoop() {
 	trouble := trouble{bus: s.bus, what: "streams", about: []any{"subscription", s.id}}
-	for sleep(s.ctx, discoverEvery) {
+	for loop.Sleep(s.ctx, discoverEvery) {
 		err := s.discover()
 		switch {
 		case s.ctx.Err() != nil:

@@ -45,7 +45,7 @@ func (c *consumer) raise(hs []*holding) {
 		byStream[h.of] = append(byStream[h.of], h)
 	}
 	for of, hs := range byStream {
-		c.loops.start("raise", func() { c.raiseOf(of, hs) })
+		c.loops.Start("raise", func() { c.raiseOf(of, hs) })
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -69,9 +70,6 @@ const (
 	tailBlock = redisstream.MaxBlock
 	// lookEvery is how often a tail that always has something to read looks whether it misses something.
 	lookEvery = 5 * time.Second
-	// backoffFirst and backoffMost bound the pause of a loop after an error; it doubles in between.
-	backoffFirst = 50 * time.Millisecond
-	backoffMost  = 2 * time.Second
 )
 
 // follow returns the tail of a stream. The caller holds Bus.mu, and ends its use with unfollow.
@@ -83,7 +81,7 @@ func (b *Bus) follow(key tailKey) *tail {
 		t.fanout = gochannel.NewGoChannel(gochannel.Config{BlockPublishUntilSubscriberAck: true, PreserveContext: true}, watermillLogger(b.logger))
 		t.ctx, t.cancel = context.WithCancel(b.stopped)
 		b.tails[key] = t
-		b.loops.start("tail", t.tailLoop)
+		b.loops.Start("tail", t.tailLoop)
 	}
 	t.users++
 	return t
@@ -317,8 +315,8 @@ func (t *trouble) wait(ctx context.Context, err error) bool {
 		t.bus.logger.Warn(t.what+" can't be read", append([]any{"err", err}, t.about...)...)
 	}
 	t.class = class
-	t.backoff = min(max(2*t.backoff, backoffFirst), backoffMost)
-	return sleep(ctx, jittered(t.backoff))
+	t.backoff = min(max(2*t.backoff, loop.BackoffFirst), loop.BackoffMost)
+	return loop.Sleep(ctx, loop.Jittered(t.backoff))
 }
 
 func (t *trouble) over() {

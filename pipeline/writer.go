@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -164,7 +165,7 @@ func (w *writer) add(p *pending) bool {
 	select {
 	case w.ready <- q:
 	default: // no worker waits
-		w.bus.appending.start("append", func() { w.work(q) })
+		w.bus.appending.Start("append", func() { w.work(q) })
 	}
 	return true
 }
@@ -368,7 +369,7 @@ func (b *Bus) waitForRedis(ctx context.Context, stream string, attempt int) bool
 		return false
 	}
 	pause := min(10*time.Millisecond<<min(attempt, 6), 500*time.Millisecond)
-	return sleep(ctx, pause/2+rand.N(pause))
+	return loop.Sleep(ctx, pause/2+rand.N(pause))
 }
 
 // remember keeps stored events in the memory of recent events, with the positions that they have in Redis. The callers hear of them
