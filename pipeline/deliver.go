@@ -139,8 +139,9 @@ func (c *consumer) gone(h *holding) {
 		return
 	}
 	c.loops.Start("lose", func() {
-		for backoff := loop.BackoffFirst; c.bus.log.Lose(c.reading, c.self, h.ref) != nil; backoff = min(2*backoff, loop.BackoffMost) {
-			if !loop.Sleep(c.reading, backoff) {
+		var backoff loop.Backoff
+		for c.bus.log.Lose(c.reading, c.self, h.ref) != nil {
+			if !backoff.Wait(c.reading) {
 				return
 			}
 		}

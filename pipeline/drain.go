@@ -35,7 +35,7 @@ type drainer struct {
 	bytes   int
 	damaged time.Time // when the spool is read again, where that failed; zero: it did not
 	away    time.Time // when Redis is tried again, where it was away
-	backoff time.Duration
+	backoff loop.Backoff
 	freed   time.Time // when room was given back last, or could not be
 	gone    uint64    // up to which record it was
 	unfreed bool      // it could not be
@@ -58,7 +58,7 @@ type drainStream struct {
 	sure    bool
 
 	aside   time.Time // it is left alone until then
-	backoff time.Duration
+	backoff loop.Backoff
 	skipped *spooled // the first record that has left the window, or was not let into it; nil: none
 }
 
@@ -118,7 +118,7 @@ func (s *spooling) drain(untilEmpty bool) {
 }
 
 func newDrainer(s *spooling) *drainer {
-	d := &drainer{spooling: s, reader: s.log.Reader(), streams: map[string]*drainStream{}, results: make(chan drained, drainAppends), backoff: loop.BackoffFirst}
+	d := &drainer{spooling: s, reader: s.log.Reader(), streams: map[string]*drainStream{}, results: make(chan drained, drainAppends)}
 	d.next = s.log.Stats().First
 	return d
 }
@@ -226,7 +226,7 @@ func (d *drainer) goBack(now time.Time) {
 func (d *drainer) take(r *spooled, now time.Time) {
 	s := d.streams[r.stream]
 	if s == nil {
-		s = &drainStream{name: r.stream, backoff: loop.BackoffFirst}
+		s = &drainStream{name: r.stream}
 		d.streams[r.stream] = s
 		d.turns = append(d.turns, s)
 	}
@@ -331,28 +331,26 @@ func (d *drainer) failed(s *drainStream, err error) {
 	now := time.Now()
 	switch class := redisstream.Classify(err); {
 	case err == nil:
-		d.backoff, s.backoff = loop.BackoffFirst, loop.BackoffFirst
+		d.backoff.Reset()
+		s.backoff.Reset()
 		d.complain(s.name, nil)
 		return
 	case d.bus.stopped.Err() != nil:
 		return
 	case (class == redisstream.Away || class == redisstream.Silent) && d.bus.redis.IsCluster(): // the link says so, of the shard
-		if s.backoff == loop.BackoffMost && !d.bus.look().of(s.name).isAway() {
+		if s.backoff.IsLong() && !d.bus.look().of(s.name).isAway() {
 			d.complain(s.name, err) // it is a slot that no shard serves, say
 		}
-		d.setAside(s, now.Add(loop.Jittered(s.backoff)))
-		s.backoff = min(2*s.backoff, loop.BackoffMost)
+		d.setAside(s, now.Add(s.backoff.Next()))
 	case class == redisstream.Away, class == redisstream.Silent: // the link says so
-		d.away = now.Add(loop.Jittered(d.backoff))
-		d.backoff = min(2*d.backoff, loop.BackoffMost)
+		d.away = now.Add(d.backoff.Next())
 	default:
 		most := drainAside
 		if class == redisstream.BackPressure { // not for good
 			most = loop.BackoffMost
 		}
 		d.complain(s.name, err)
-		d.setAside(s, now.Add(loop.Jittered(s.backoff)))
-		s.backoff = min(2*s.backoff, most)
+		d.setAside(s, now.Add(s.backoff.Within(most)))
 	}
 	d.bus.link.suspect()
 }

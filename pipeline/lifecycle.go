@@ -15,9 +15,10 @@ const stoppingTimeout = time.Second
 
 // announceStart publishes system.service.started, as soon as anything can be published.
 func (b *Bus) announceStart() {
-	for backoff := loop.BackoffFirst; ; backoff = min(2*backoff, loop.BackoffMost) {
+	var backoff loop.Backoff
+	for {
 		err := b.announceLife(b.stopped, "started")
-		if err == nil || !loop.Sleep(b.stopped, loop.Jittered(backoff)) {
+		if err == nil || !backoff.Wait(b.stopped) {
 			return
 		}
 		if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrUnknown) {

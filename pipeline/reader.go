@@ -49,7 +49,7 @@ const (
 // group is gone, and says so once per change of state.
 func (r *reader) readLoop() {
 	c := r.consumer
-	backoff := loop.BackoffFirst
+	var backoff loop.Backoff
 	var trouble []redisstream.Class // what has been complained of, since it was read last
 	var reconciled time.Time        // zero: a reply may have been lost
 	for {
@@ -84,7 +84,8 @@ func (r *reader) readLoop() {
 			if len(trouble) > 0 {
 				c.logger.Info("group is read again", "streams", streams)
 			}
-			trouble, backoff = nil, loop.BackoffFirst
+			trouble = nil
+			backoff.Reset()
 			continue
 		}
 		reconciled = time.Time{}
@@ -97,10 +98,9 @@ func (r *reader) readLoop() {
 			continue
 		}
 		trouble = r.complain(trouble, err, streams)
-		if !loop.Sleep(c.reading, loop.Jittered(backoff)) {
+		if !backoff.Wait(c.reading) {
 			return
 		}
-		backoff = min(2*backoff, loop.BackoffMost)
 	}
 }
 

@@ -97,14 +97,15 @@ func (r *replay) flush(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	for backoff := loop.BackoffFirst; len(r.batch) > 0; backoff = min(2*backoff, loop.BackoffMost) {
+	var backoff loop.Backoff
+	for len(r.batch) > 0 {
 		done, looked, err := r.bus.log.Enqueue(ctx, r.stream, r.group, r.batch)
 		if err != nil {
 			return r.bus.redisError("replay to group "+r.group+" of", r.stream, err)
 		}
 		r.given += done
 		r.batch = r.batch[looked:]
-		if len(r.batch) > 0 && !loop.Sleep(ctx, backoff) { // the lane is full
+		if len(r.batch) > 0 && !backoff.Wait(ctx) { // the lane is full
 			return context.Cause(ctx)
 		}
 	}

@@ -317,7 +317,8 @@ func reach(events []forgottenEvent) (from, to Position) {
 // master that is none any more. It asks until it knows; where nobody may ask, or this process ends while Redis is away, it takes all for lost.
 func (b *Bus) sift(stream string, f *forgotten) (lost []forgottenEvent) {
 	all := f.events()
-	for backoff := loop.BackoffFirst; ; backoff = min(2*backoff, loop.BackoffMost) {
+	var backoff loop.Backoff
+	for {
 		removed, err := b.redis.RemovedAt(b.mending, stream)
 		if redisstream.Classify(err) == redisstream.Denied {
 			removed, err = 0, nil
@@ -331,7 +332,7 @@ func (b *Bus) sift(stream string, f *forgotten) (lost []forgottenEvent) {
 			holds, err = b.redis.Holds(b.mending, stream, places)
 		}
 		unknowable := redisstream.Classify(err) == redisstream.Denied || b.isEnding() && b.look().of(stream).isAway()
-		if err != nil && !unknowable && loop.Sleep(b.mending, loop.Jittered(backoff)) {
+		if err != nil && !unknowable && backoff.Wait(b.mending) {
 			continue
 		}
 		for i, e := range all {
@@ -350,10 +351,11 @@ func (b *Bus) sift(stream string, f *forgotten) (lost []forgottenEvent) {
 // restore appends lost events again, as often as it takes, and returns how many are accepted: not those whose own key was used
 // for another event since, and fewer where the bus is closed meanwhile. Each is appended once by the position that it had, or by its own key, so an append whose outcome nobody knows is simply repeated.
 func (b *Bus) restore(stream string, lost []forgottenEvent) (restored int) {
-	for backoff := loop.BackoffFirst; len(lost) > 0; backoff = min(2*backoff, loop.BackoffMost) {
+	var backoff loop.Backoff
+	for len(lost) > 0 {
 		accepted, left := b.restoreOnce(stream, lost)
 		restored += accepted
-		if lost = left; len(lost) > 0 && !loop.Sleep(b.mending, loop.Jittered(backoff)) {
+		if lost = left; len(lost) > 0 && !backoff.Wait(b.mending) {
 			b.logger.Error("events that redis had forgotten are not appended again: the bus is closed", "stream", stream, "events", len(lost), "first", lost[0].message.UUID)
 			break
 		}

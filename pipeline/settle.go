@@ -296,7 +296,7 @@ func (c *consumer) settleLoop() {
 	var left []settlement // that could not be written
 	var again time.Time   // when they are tried again
 	var trouble error
-	backoff := loop.BackoffFirst
+	var backoff loop.Backoff
 	for {
 		batch, more := c.acks.take(again)
 		if !more {
@@ -312,7 +312,8 @@ func (c *consumer) settleLoop() {
 			if trouble != nil {
 				c.logger.Info("results are written again")
 			}
-			trouble, again, backoff = nil, time.Time{}, loop.BackoffFirst
+			trouble, again = nil, time.Time{}
+			backoff.Reset()
 			continue
 		case c.acks.expired():
 			c.logger.Warn("results could not be written, their deliveries come again", "deliveries", len(left), "err", err)
@@ -323,11 +324,11 @@ func (c *consumer) settleLoop() {
 		if trouble == nil || redisstream.Classify(trouble) != redisstream.Classify(err) {
 			c.logger.Warn("results can't be written now", "deliveries", len(notYet), "err", c.bus.redisError("settle", "", err))
 		}
-		trouble, again = err, time.Now().Add(backoff)
+		pause := backoff.Within(settleBackoffMost)
+		trouble, again = err, time.Now().Add(pause)
 		if class := redisstream.Classify(err); class == redisstream.Away || class == redisstream.ReadOnly {
-			time.Sleep(backoff) // nothing can be written
+			time.Sleep(pause) // nothing can be written
 		}
-		backoff = min(2*backoff, settleBackoffMost)
 	}
 }
 

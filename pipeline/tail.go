@@ -298,7 +298,7 @@ type trouble struct {
 	what    string // can't be read
 	about   []any  // for the log
 	class   redisstream.Class
-	backoff time.Duration
+	backoff loop.Backoff
 }
 
 // wait waits after an error, longer each time; false when ctx has ended.
@@ -315,13 +315,13 @@ func (t *trouble) wait(ctx context.Context, err error) bool {
 		t.bus.logger.Warn(t.what+" can't be read", append([]any{"err", err}, t.about...)...)
 	}
 	t.class = class
-	t.backoff = min(max(2*t.backoff, loop.BackoffFirst), loop.BackoffMost)
-	return loop.Sleep(ctx, loop.Jittered(t.backoff))
+	return t.backoff.Wait(ctx)
 }
 
 func (t *trouble) over() {
 	if t.class != redisstream.None {
 		t.bus.logger.Info(t.what+" is read again", t.about...)
 	}
-	t.class, t.backoff = redisstream.None, 0
+	t.class = redisstream.None
+	t.backoff.Reset()
 }

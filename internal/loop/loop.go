@@ -41,8 +41,29 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 // at once.
 func Jittered(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2) }
 
-// BackoffFirst and BackoffMost bound the pause of a loop after an error; it doubles in between.
+// Backoff is the pause of a loop after an error, which doubles. The zero value is ready.
+type Backoff struct{ last time.Duration }
+
 const (
-	BackoffFirst = 50 * time.Millisecond
-	BackoffMost  = 2 * time.Second
+	backoffFirst = 50 * time.Millisecond
+	// BackoffMost is the longest pause, unless another bound is given.
+	BackoffMost = 2 * time.Second
 )
+
+// Next returns the next pause: 50 ms, 100 ms, … 2 s, jittered.
+func (b *Backoff) Next() time.Duration { return b.Within(BackoffMost) }
+
+// Within is Next with a bound of its own.
+func (b *Backoff) Within(most time.Duration) time.Duration {
+	b.last = min(max(2*b.last, backoffFirst), most)
+	return Jittered(b.last)
+}
+
+// Wait waits for the next pause and reports whether ctx did not end meanwhile.
+func (b *Backoff) Wait(ctx context.Context) bool { return Sleep(ctx, b.Next()) }
+
+// IsLong reports whether the last pause was BackoffMost, or longer.
+func (b *Backoff) IsLong() bool { return b.last >= BackoffMost }
+
+// Reset begins anew with the shortest pause.
+func (b *Backoff) Reset() { b.last = 0 }
