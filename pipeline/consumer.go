@@ -12,6 +12,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/rishi-platform/millrace/internal/loop"
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -193,7 +194,7 @@ func (c *consumer) named() (streams []string, all bool) {
 	if c.topic != AllStreams {
 		return []string{c.topic}, false
 	}
-	return namedStreams(c.cfg.Patterns)
+	return pattern.Streams(c.cfg.Patterns)
 }
 
 // find names the streams that there are for this consumer.
@@ -204,7 +205,7 @@ func (c *consumer) find(ctx context.Context) ([]string, error) {
 	}
 	there, err := c.bus.Streams(ctx)
 	for _, s := range there {
-		if len(patternsOf(c.cfg.Patterns, s)) > 0 && !slices.Contains(streams, s) {
+		if len(pattern.Of(c.cfg.Patterns, s)) > 0 && !slices.Contains(streams, s) {
 			streams = append(streams, s)
 		}
 	}
@@ -214,17 +215,14 @@ func (c *consumer) find(ctx context.Context) ([]string, error) {
 // patterns returns what this consumer handles of a stream.
 func (c *consumer) patterns(stream string) []string {
 	if len(c.cfg.Patterns) == 0 {
-		return wholeStream(stream)
+		return pattern.WholeStream(stream)
 	}
-	return patternsOf(c.cfg.Patterns, stream)
+	return pattern.Of(c.cfg.Patterns, stream)
 }
-
-// wholeStream returns the patterns of a consumer that names none.
-func wholeStream(stream string) []string { return []string{stream, stream + ".**"} }
 
 // handles reports whether this consumer has a handler for the type.
 func (c *consumer) handles(eventType string) bool {
-	return len(c.cfg.Patterns) == 0 || matchAny(c.cfg.Patterns, eventType)
+	return len(c.cfg.Patterns) == 0 || pattern.MatchAny(c.cfg.Patterns, eventType)
 }
 
 // nowMargin is how much older than the consumer an event may be that a group from Now gets, where it could not join at once: positions

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -50,7 +51,7 @@ type DeadQuery struct {
 }
 
 func (q DeadQuery) matches(d *DeadLetter) bool {
-	return (len(q.Types) == 0 || matchAny(q.Types, d.Event.Type)) &&
+	return (len(q.Types) == 0 || pattern.MatchAny(q.Types, d.Event.Type)) &&
 		(q.Kind == "" || q.Kind == d.Kind) &&
 		(q.Fingerprint == "" || q.Fingerprint == d.Fingerprint) &&
 		(q.CorrelationID == "" || q.CorrelationID == d.Event.CorrelationID)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -274,7 +275,7 @@ func (c *consumer) awaitNews(news <-chan struct{}) {
 
 // concerns reports whether the consumer may have something to handle of a stream.
 func (c *consumer) concerns(stream string) bool {
-	return c.topic == stream || c.topic == AllStreams && len(patternsOf(c.cfg.Patterns, stream)) > 0
+	return c.topic == stream || c.topic == AllStreams && len(pattern.Of(c.cfg.Patterns, stream)) > 0
 }
 
 // fromSpool returns the delivery of a record of a stream that concerns the consumer, if it is to handle that now.

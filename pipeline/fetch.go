@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -60,7 +61,7 @@ func (c *consumer) fetchWaiting(m *membership) {
 func (c *consumer) waitedFor(stream string) (exact, prefixes []string) {
 	patterns := []string{"**"}
 	if len(c.cfg.Patterns) > 0 {
-		patterns = patternsOf(c.cfg.Patterns, stream)
+		patterns = pattern.Of(c.cfg.Patterns, stream)
 	}
 	for _, p := range patterns {
 		before, _, wild := strings.Cut(p, "*")

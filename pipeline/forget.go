@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -57,7 +58,7 @@ func (f *forgetting) begin(ctx context.Context, dryRun bool) error {
 		return err
 	}
 	done, err := b.log.Forget(ctx, f.stream, f.group, redisstream.Forget{
-		Pattern: f.pattern, Default: wholeStream(f.stream), DryRun: dryRun,
+		Pattern: f.pattern, Default: pattern.WholeStream(f.stream), DryRun: dryRun,
 	})
 	if err != nil {
 		return b.redisError("forget a type in group "+f.group+" of", f.stream, err)
@@ -115,7 +116,7 @@ func (f *forgetting) each(
 func (f *forgetting) count(ctx context.Context, types []string) (int, error) {
 	left := slices.Clone(f.patterns.Set)
 	left = slices.DeleteFunc(left, func(p string) bool { return p == f.pattern })
-	types = slices.DeleteFunc(types, func(t string) bool { return matchAny(left, t) })
+	types = slices.DeleteFunc(types, func(t string) bool { return pattern.MatchAny(left, t) })
 	return f.bus.log.CountWaiting(ctx, f.stream, f.group, types)
 }
 
@@ -135,7 +136,7 @@ func (f *forgetting) drop(ctx context.Context, types []string) (dropped int, err
 // patterns have changed, since a consumer has joined, they are looked at again.
 func (f *forgetting) dropType(ctx context.Context, eventType string) (dropped int, err error) {
 	b := f.bus
-	for !matchAny(f.patterns.Set, eventType) {
+	for !pattern.MatchAny(f.patterns.Set, eventType) {
 		n, settled, err := b.log.DropWaiting(ctx, f.stream, f.group, eventType, f.patterns.Version)
 		dropped += n
 		if b.cfg.Hooks.Unhandled != nil {

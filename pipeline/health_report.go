@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -439,5 +440,5 @@ func handledBy(m redisstream.Member, eventType string) bool {
 	if json.Unmarshal([]byte(m.About), &about) != nil {
 		return false // it has not said anything yet
 	}
-	return len(about.Patterns) == 0 || matchAny(about.Patterns, eventType)
+	return len(about.Patterns) == 0 || pattern.MatchAny(about.Patterns, eventType)
 }

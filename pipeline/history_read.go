@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -143,7 +144,7 @@ func checkQuery(q *Query, b *Bus) (err error) {
 // list names the streams that the query looks at, in order.
 func (h *historyRead) list(ctx context.Context) ([]string, error) {
 	q := &h.query
-	named, all := namedStreams(q.Patterns)
+	named, all := pattern.Streams(q.Patterns)
 	if len(q.Patterns) == 0 {
 		named, all = q.Streams, len(q.Streams) == 0
 	} else if len(q.Streams) > 0 {
@@ -325,7 +326,7 @@ func (d *decoded) record(at place) Record {
 
 func (h *historyRead) wants(e *Event) bool {
 	q := &h.query
-	return (len(q.Patterns) == 0 || matchAny(q.Patterns, e.Type)) &&
+	return (len(q.Patterns) == 0 || pattern.MatchAny(q.Patterns, e.Type)) &&
 		(q.Subject == "" || q.Subject == e.Subject) &&
 		(q.CorrelationID == "" || q.CorrelationID == e.CorrelationID) &&
 		(q.OrganizationID == "" || q.OrganizationID == e.OrganizationID) &&

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -187,7 +188,7 @@ func (p *passPace) note(went bool) bool {
 func (c *consumer) siftOthers(m *membership, others []other) (skips, waits []other) {
 	patterns := c.groupPatterns(m).Set
 	for _, o := range others {
-		switch taken := matchAny(patterns, o.event.Type); {
+		switch taken := pattern.MatchAny(patterns, o.event.Type); {
 		case taken:
 			waits = append(waits, o)
 		case o.event.foreign:

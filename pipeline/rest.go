@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -32,7 +33,7 @@ const (
 // say is what the next beat says. From now on the membership rests, if that is what it says.
 func (c *consumer) say(m *membership) redisstream.Say {
 	takes := c.groupPatterns(m)
-	handlesAll := coversAll(c.patterns(m.stream), takes.Set)
+	handlesAll := pattern.CoverAll(c.patterns(m.stream), takes.Set)
 	c.mu.Lock()
 	s := redisstream.Say{Next: beatEvery, Patterns: takes.Version, Read: m.highest}
 	c.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/loop"
+	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -60,7 +61,7 @@ func (b *Bus) subscribe(ctx context.Context, config Subscription, fn func(contex
 // begin follows the streams there are. One that only a wildcard matches and that Redis refuses for good does not stop the others, and
 // discoverLoop tries it again.
 func (s *subscription) begin() error {
-	named, all := namedStreams(s.config.Patterns)
+	named, all := pattern.Streams(s.config.Patterns)
 	streams := named
 	var listed time.Time
 	if all {
@@ -164,7 +165,7 @@ func (s *subscription) discovered() ([]string, error) {
 			return nil, s.bus.redisError("list streams", "", err)
 		}
 		for _, stream := range there {
-			if len(patternsOf(s.config.Patterns, stream)) > 0 {
+			if len(pattern.Of(s.config.Patterns, stream)) > 0 {
 				streams = append(streams, stream)
 			}
 		}
@@ -396,7 +397,7 @@ func (s *subscription) hear(key tailKey, at spot, d decoded) (ok bool) {
 	if key.local && d.position != "" && !spooled && !s.config.LocalOnly {
 		return true // a copy of what comes from Redis
 	}
-	if !matchAny(s.config.Patterns, d.Type) {
+	if !pattern.MatchAny(s.config.Patterns, d.Type) {
 		return true
 	}
 	s.running.Lock()

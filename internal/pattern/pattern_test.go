@@ -1,4 +1,4 @@
-package pipeline
+package pattern
 
 import (
 	"strings"
@@ -76,7 +76,7 @@ func TestCheckTypeAndPattern(t *testing.T) {
 		if err := CheckType(text); (err == nil) != want.isType {
 			t.Errorf("type %q: error %v, want it valid: %v", text, err, want.isType)
 		}
-		if err := CheckPattern(text); (err == nil) != want.isPattern {
+		if err := Check(text); (err == nil) != want.isPattern {
 			t.Errorf("pattern %q: error %v, want it valid: %v", text, err, want.isPattern)
 		}
 	}
@@ -99,7 +99,7 @@ func TestMatchingTypesStandInMatchingStreams(t *testing.T) {
 		if !matchesStream(pattern, stream) {
 			t.Errorf("%s matches %s, but is not looked for in %s", pattern, eventType, stream)
 		}
-		if named, all := namedStreams([]string{pattern}); !all && (len(named) != 1 || named[0] != stream) {
+		if named, all := Streams([]string{pattern}); !all && (len(named) != 1 || named[0] != stream) {
 			t.Errorf("%s matches %s, but names the streams %v", pattern, eventType, named)
 		}
 	})
