@@ -13,6 +13,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/rishi-platform/millrace/internal/loop"
+	"github.com/rishi-platform/millrace/internal/memstream"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -26,7 +27,7 @@ type Bus struct {
 
 	log   transport           // where events are stored: Redis, or local where there is none
 	redis *redisstream.Client // log, if it is Redis; nil otherwise
-	local *memory             // what this process keeps itself; nil in mode redis-only
+	local *memstream.Memory   // what this process keeps itself; nil in mode redis-only
 
 	writers   []*writer
 	nextTurn  atomic.Uint64 // of the writers, for events without a subject
@@ -80,7 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	}
 	b.stopped, b.stop = context.WithCancelCause(context.Background())
 	if !cfg.RedisOnly {
-		b.local = newMemory(cfg.LocalMaxLen)
+		b.local = memstream.New(cfg.LocalMaxLen)
 		b.log = b.local
 	}
 	if cfg.Redis != nil {
@@ -246,7 +247,7 @@ func (b *Bus) redisError(op, stream string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, errMemoryClosed) {
+	if errors.Is(err, memstream.ErrClosed) {
 		return ErrClosed
 	}
 	e := &RedisError{Op: op, Key: stream, Err: err}

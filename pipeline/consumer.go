@@ -12,6 +12,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/rishi-platform/millrace/internal/loop"
+	"github.com/rishi-platform/millrace/internal/memstream"
 	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
@@ -324,7 +325,7 @@ func (c *consumer) leave() {
 		c.lower(ctx, m, raised[m.stream])
 		err := c.bus.log.Leave(ctx, c.self, m.stream)
 		class := redisstream.Classify(err)
-		if err == nil || ctx.Err() != nil || class == redisstream.Lost || errors.Is(err, errMemoryClosed) {
+		if err == nil || ctx.Err() != nil || class == redisstream.Lost || errors.Is(err, memstream.ErrClosed) {
 			return
 		}
 		if class == redisstream.Away {

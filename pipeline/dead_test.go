@@ -159,9 +159,7 @@ func TestG19RequeueIntoAFullLane(t *testing.T) {
 	for _, letter := range deadLetters(t, b, "booking", "g") {
 		at = append(at, letter.Position)
 	}
-	b.local.mu.Lock()
-	b.local.groupBound = 2
-	b.local.mu.Unlock()
+	b.local.Bound(2)
 	n, err := b.Requeue(t.Context(), "booking", "g", at...)
 	if n != 2 || !errors.Is(err, ErrBackPressure) {
 		t.Errorf("%d are requeued, error %v, want 2 and %v", n, err, ErrBackPressure)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/rishi-platform/millrace/internal/memstream"
 )
 
 // What Publish, Subscribe, History and the rest may return, compared with errors.Is. Each says in its comment what the
@@ -37,7 +39,7 @@ var (
 	// ErrConflict: PublishOptions.Key, or with Once an event's source and ID, was used for something else within its window.
 	ErrConflict = errors.New("idempotency key, or source and ID, were used for something else")
 	// ErrUnknownGroup: the stream has no group of that name.
-	ErrUnknownGroup = errors.New("no such group")
+	ErrUnknownGroup = memstream.ErrUnknownGroup
 	// ErrUnknownPattern: the group does not take that pattern.
 	ErrUnknownPattern = errors.New("the group does not take it")
 	// ErrPatternNeeded: a live consumer of the group handles that pattern, or the group takes nothing else.

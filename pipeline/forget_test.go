@@ -159,9 +159,7 @@ func TestG08PatternsAreHeardAtOnce(t *testing.T) {
 		g := GroupConfig{Group: "g", Patterns: []string{"booking.created"}, InFlight: 4}
 		consume(t, b, g, AllStreams, ack)
 		time.Sleep(time.Minute) // of the bubble's time
-		b.local.mu.Lock()
-		b.local.groupBound = 0 // so that there is no room when what waits has gone
-		b.local.mu.Unlock()
+		b.local.Bound(0)        // so that there is no room when what waits has gone
 		if got, err := b.ForgetType(t.Context(), "booking", "g", "booking.old"); got != 1 || err != nil {
 			t.Errorf("%d were acknowledged, error %v, want 1", got, err)
 		}

@@ -302,9 +302,7 @@ func TestHealthSaysWhichTypeWaitsForWhom(t *testing.T) {
 func waitSince(t testing.TB, b *Bus, stream, group, eventType string, since time.Time) {
 	t.Helper()
 	if b.redis == nil {
-		b.local.mu.Lock()
-		defer b.local.mu.Unlock()
-		b.local.group(stream, group).waiting[eventType][0].due = since
+		b.local.WaitsSince(stream, group, eventType, since)
 		return
 	}
 	client := redistest.Shared(t).Client(t)

@@ -19,10 +19,14 @@ import (
 func noMoreMayWait(t *testing.T, b *Bus) {
 	t.Helper()
 	if b.redis == nil {
-		b.local.mu.Lock()
-		defer b.local.mu.Unlock()
-		b.local.groupBound = 1
-		b.local.group("booking", "g").waiting["booking.never"] = []memoryDeferred{{due: time.Now()}}
+		b.local.Bound(1)
+		filler := redisstream.Consumer{Group: "g", Name: "filler"}
+		never := redisstream.Wait{Type: "booking.never", Message: encode(&Event{ID: "never", Type: "booking.never"})}
+		never.Ref = b.local.Give(filler, "booking", never.Message)
+		patterns := b.local.Patterns("booking", "g")
+		if settled, err := b.local.LetWait(t.Context(), filler, "booking", []redisstream.Wait{never}, patterns.Version); err != nil || settled[0] != redisstream.Done {
+			t.Fatalf("%v, %v", settled, err)
+		}
 		return
 	}
 	const fill = `for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do
@@ -106,9 +110,7 @@ func TestG08PassOnBacksOff(t *testing.T) {
 			t.Errorf("%d scripts in a minute, want about 11", n)
 		}
 
-		b.local.mu.Lock()
-		b.local.groupBound = redisstream.GroupBound
-		b.local.mu.Unlock()
+		b.local.Bound(redisstream.GroupBound)
 		before := counted.scripts.Load()
 		time.Sleep(2 * beatEvery)
 		synctest.Wait()
@@ -152,9 +154,7 @@ func TestG08StreamWithTooManyOthersIsNotRead(t *testing.T) {
 		t.Errorf("%d are held, %d not read, want %d and a bit held", g.Pending, g.Lag, othersLeast)
 	}
 
-	b.local.mu.Lock()
-	b.local.groupBound = redisstream.GroupBound
-	b.local.mu.Unlock()
+	b.local.Bound(redisstream.GroupBound)
 	handled.await(t, 30)
 	awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool {
 		return g.Pending == 0 && g.Lag == 0 && g.Deferred == n+1

@@ -32,11 +32,3 @@ func (b *Bus) RemoveStream(ctx context.Context, stream string) error {
 	}
 	return nil
 }
-
-// Remove deletes a stream with its groups. Who waits for it looks again, and finds none.
-func (m *memory) Remove(stream string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.streams, stream)
-	m.wake(stream)
-}

@@ -299,12 +299,7 @@ func TestG12DeathIsNoticedWhileOthersRest(t *testing.T) {
 					t.Fatal("the other one does not rest")
 				}
 				say(test.last)
-				id := redisstream.ID{MS: 9}
-				b.local.mu.Lock()
-				b.local.group("s0", "g").pending[redisstream.Ref{Stream: "s0", ID: id}] = &memoryPending{
-					consumer: "gone", entry: encode(&Event{ID: "held", Type: "s0.made"}).Entry(id), count: 1,
-				}
-				b.local.mu.Unlock()
+				b.local.Give(redisstream.Consumer{Group: "g", Name: "gone"}, "s0", encode(&Event{ID: "held", Type: "s0.made"}))
 				died := time.Now()
 				time.Sleep(test.beat)
 				m.beatSoon() // as it would have come
@@ -338,12 +333,7 @@ func TestG12WhatARestingConsumerHasNotHeardOfIsFound(t *testing.T) {
 		if !c.membership("s0").resting.Load() || ran.Load() != 1 {
 			t.Fatal("it does not rest")
 		}
-		id := redisstream.ID{MS: 9}
-		b.local.mu.Lock()
-		b.local.group("s0", "g").pending[redisstream.Ref{Stream: "s0", ID: id}] = &memoryPending{
-			consumer: c.self.Name, entry: encode(&Event{ID: "unheard", Type: "s0.made"}).Entry(id), count: 1,
-		}
-		b.local.mu.Unlock()
+		b.local.Give(redisstream.Consumer{Group: "g", Name: c.self.Name}, "s0", encode(&Event{ID: "unheard", Type: "s0.made"}))
 		time.Sleep(2*beatEvery + readBlock + time.Second)
 		synctest.Wait()
 		if ran.Load() != 2 {

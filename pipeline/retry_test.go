@@ -238,10 +238,7 @@ func TestG10RetryNowHeedsTheBoundOfTheLane(t *testing.T) {
 	b := openBus(t, Config{})
 	release := make(chan struct{})
 	deferAll(t, b, 10, func(*Delivery) error { <-release; return nil })
-	m := b.log.(*memory)
-	m.mu.Lock()
-	m.groupBound = 4
-	m.mu.Unlock()
+	b.local.Bound(4)
 	moved, err := b.RetryNow(t.Context(), "booking", "g")
 	if moved != 4 || !errors.Is(err, ErrBackPressure) || !strings.Contains(err.Error(), "worked off") {
 		t.Errorf("moved %d, error %v, want 4, ErrBackPressure and a way out", moved, err)

@@ -243,12 +243,15 @@ func TestP15KeysForgottenEarlyAreShown(t *testing.T) {
 		},
 		"memory": {
 			func(t *testing.T) *Bus { return openBus(t, Config{}) },
-			func(_ *testing.T, b *Bus) {
-				m := b.local
-				m.mu.Lock()
-				defer m.mu.Unlock()
-				for i := range memorySeenBound {
-					m.stream("booking").see(redisstream.Seen{Key: fmt.Sprint(i)}, memorySeen{until: time.Now().Add(time.Hour)})
+			func(t *testing.T, b *Bus) {
+				messages, seen := make([]redisstream.Message, 1000), make([]redisstream.Seen, 1000)
+				for from := 0; from < 100_000; from += len(seen) { // as many as PublishOptions promises
+					for i := range seen {
+						seen[i] = redisstream.Seen{Key: fmt.Sprint(from + i), Window: time.Hour}
+					}
+					if _, _, err := b.local.AppendOnce(t.Context(), "booking", redisstream.Writer{}, messages, seen); err != nil {
+						t.Fatal(err)
+					}
 				}
 			},
 		},

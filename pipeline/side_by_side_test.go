@@ -9,13 +9,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/memstream"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
 // blockedLog is memory in which one stream takes nothing until it is let.
 type blockedLog struct {
-	*memory
+	*memstream.Memory
 	stream string
 	let    chan struct{}
 }
@@ -24,7 +25,7 @@ func (l *blockedLog) Append(ctx context.Context, stream string, w redisstream.Wr
 	if stream == l.stream {
 		<-l.let
 	}
-	return l.memory.Append(ctx, stream, w, messages)
+	return l.Memory.Append(ctx, stream, w, messages)
 }
 
 // A stream that takes long, or whose shard is away, holds up nobody else, in whatever order events come.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/memstream"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/spool"
 )
@@ -426,7 +427,7 @@ func (s *spooling) announce(r *spooled) {
 		return
 	}
 	_, _, err := s.bus.local.Append(s.bus.stopped, r.stream, redisstream.Writer{}, []redisstream.Message{r.events[0].marked(r.id, r.number, "")})
-	if err != nil && !errors.Is(err, errMemoryClosed) {
+	if err != nil && !errors.Is(err, memstream.ErrClosed) {
 		s.bus.logger.Error("spooled event is not heard by subscriptions until it is drained", "stream", r.stream, "id", r.events[0].message.UUID, "err", err)
 	}
 }
@@ -436,14 +437,14 @@ func (s *spooling) announce(r *spooled) {
 func (s *spooling) placed(batch []*spooled, first redisstream.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var places []placing
+	var places []memstream.Placed
 	for i, r := range batch {
 		r.placed = true
 		s.drained[r.stream] = r.number
 		if r.certain() {
-			p := placing{uuid: r.events[0].message.UUID, mark: spoolMark(r.id, r.number)}
+			p := memstream.Placed{UUID: r.events[0].message.UUID, Mark: spoolMark(r.id, r.number)}
 			if !first.IsZero() {
-				p.at = first.Plus(i)
+				p.At = first.Plus(i)
 			}
 			places = append(places, p)
 		}

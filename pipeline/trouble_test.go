@@ -32,16 +32,16 @@ func behind(t testing.TB, namespace string) (*Bus, *redistest.Proxy) {
 func TestFullLaneHoldsNothingElseUp(t *testing.T) {
 	t.Parallel()
 	b := openBus(t, Config{})
-	b.local.groupBound = 50
+	const bound = 50
+	b.local.Bound(bound)
 	handled := newTally()
 	_ = consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, handled.ack).Close()
-	b.local.mu.Lock()
-	g := b.local.group("booking", "g")
-	for i := range b.local.groupBound {
-		e := Event{ID: fmt.Sprint("lane-", i), Type: "booking.created"}
-		g.lane.add(encode(&e).Entry(g.lane.next(1)))
+	for i := range bound {
+		full := []redisstream.Copy{{Message: encode(&Event{ID: fmt.Sprint("lane-", i), Type: "booking.created"})}}
+		if done, _, err := b.local.Enqueue(t.Context(), "booking", "g", full); done != 1 || err != nil {
+			t.Fatal(err)
+		}
 	}
-	b.local.mu.Unlock()
 	publish(t, b, Event{ID: "bad", Type: "booking.created"})
 	consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}, InFlight: 4}, AllStreams, func(m *message.Message, d *Delivery) {
 		if m.UUID == "bad" && d.Attempt == 1 {
@@ -50,7 +50,7 @@ func TestFullLaneHoldsNothingElseUp(t *testing.T) {
 		}
 		handled.ack(m, d)
 	})
-	handled.await(t, b.local.groupBound+1)
+	handled.await(t, bound+1)
 	awaitSettled(t, b, "booking", "g")
 }
 

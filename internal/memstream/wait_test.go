@@ -1,4 +1,4 @@
-package pipeline
+package memstream
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 func TestP12PublishWakesOnlyWhoWaitsForItsStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(100)
+		m := New(100)
 		publish := func(stream string) {
 			if _, _, err := m.Append(t.Context(), stream, redisstream.Writer{}, make([]redisstream.Message, 1)); err != nil {
 				t.Fatal(err)

@@ -1,4 +1,4 @@
-package pipeline
+package memstream
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-func (m *memory) LetWait(
+func (m *Memory) LetWait(
 	_ context.Context, c redisstream.Consumer, stream string, waits []redisstream.Wait, version int64,
 ) ([]redisstream.Settled, error) {
 	m.mu.Lock()
@@ -31,7 +31,7 @@ func (m *memory) LetWait(
 	return settled, nil
 }
 
-func (g *memoryGroup) letWait(
+func (g *groupState) letWait(
 	c redisstream.Consumer, w redisstream.Wait, bound int,
 ) redisstream.Settled {
 	switch p := g.pending[w.Ref]; {
@@ -40,12 +40,12 @@ func (g *memoryGroup) letWait(
 	case g.waitingCount() >= bound:
 		return redisstream.Full
 	}
-	g.waiting[w.Type] = append(g.waiting[w.Type], memoryDeferred{time.Now(), w.Message})
+	g.waiting[w.Type] = append(g.waiting[w.Type], deferredCopy{time.Now(), w.Message})
 	g.settle(w.Ref, c.Name)
 	return redisstream.Done
 }
 
-func (g *memoryGroup) waitingCount() int {
+func (g *groupState) waitingCount() int {
 	n := 0
 	for _, of := range g.waiting {
 		n += len(of)
@@ -53,7 +53,7 @@ func (g *memoryGroup) waitingCount() int {
 	return n
 }
 
-func (m *memory) WaitingTypes(
+func (m *Memory) WaitingTypes(
 	_ context.Context, stream, group, prefix, after string, most int,
 ) ([]string, error) {
 	m.mu.Lock()
@@ -68,7 +68,7 @@ func (m *memory) WaitingTypes(
 	return types[:min(most, len(types))], nil
 }
 
-func (g *memoryGroup) waitingSince() map[string]time.Time {
+func (g *groupState) waitingSince() map[string]time.Time {
 	since := map[string]time.Time{}
 	for eventType, of := range g.waiting {
 		since[eventType] = of[0].due
@@ -76,7 +76,7 @@ func (g *memoryGroup) waitingSince() map[string]time.Time {
 	return since
 }
 
-func (m *memory) Fetch(
+func (m *Memory) Fetch(
 	_ context.Context, c redisstream.Consumer, stream string, types []string, count int,
 ) ([]redisstream.Delivered, error) {
 	m.mu.Lock()
@@ -104,7 +104,7 @@ func (m *memory) Fetch(
 	return g.hand(c, lane, &g.lane, &g.laneCursor, count), nil
 }
 
-func (m *memory) Forget(
+func (m *Memory) Forget(
 	_ context.Context, stream, group string, f redisstream.Forget,
 ) (redisstream.Forgotten, error) {
 	m.mu.Lock()
@@ -113,7 +113,7 @@ func (m *memory) Forget(
 	if g == nil {
 		return redisstream.Forgotten{}, ErrUnknownGroup
 	}
-	result, consumer := g.mayForget(f, m.clock()-memoryAlive.Milliseconds())
+	result, consumer := g.mayForget(f, m.clock()-aliveFor.Milliseconds())
 	if result == redisstream.Forgot && !f.DryRun {
 		is := func(p string) bool { return p == f.Pattern }
 		g.patterns.Set = slices.DeleteFunc(slices.Clone(g.patterns.Set), is)
@@ -124,7 +124,7 @@ func (m *memory) Forget(
 
 // mayForget says whether the group may forget a pattern: no consumer that has beaten since then
 // handles it.
-func (g *memoryGroup) mayForget(
+func (g *groupState) mayForget(
 	f redisstream.Forget, since int64,
 ) (result redisstream.ForgetResult, consumer string) {
 	if !slices.Contains(g.patterns.Set, f.Pattern) {
@@ -134,7 +134,9 @@ func (g *memoryGroup) mayForget(
 		if g.beats[name] == redisstream.Left || g.beats[name] < since {
 			continue
 		}
-		about := Member{}
+		about := struct {
+			Patterns []string `json:"patterns"`
+		}{}
 		if json.Unmarshal([]byte(g.about[name]), &about) != nil {
 			return redisstream.NotSaidYet, name
 		}
@@ -151,7 +153,7 @@ func (g *memoryGroup) mayForget(
 	return redisstream.Forgot, ""
 }
 
-func (m *memory) DropWaiting(
+func (m *Memory) DropWaiting(
 	_ context.Context, stream, group, eventType string, version int64,
 ) (dropped int, s redisstream.Settled, err error) {
 	m.mu.Lock()
@@ -168,7 +170,7 @@ func (m *memory) DropWaiting(
 	return dropped, redisstream.Done, nil
 }
 
-func (m *memory) CountWaiting(
+func (m *Memory) CountWaiting(
 	_ context.Context, stream, group string, types []string,
 ) (n int, err error) {
 	m.mu.Lock()

@@ -1,4 +1,4 @@
-package pipeline
+package memstream
 
 import (
 	"cmp"
@@ -11,48 +11,48 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// memoryGroup is a group of one stream.
-type memoryGroup struct {
+// groupState is a group of one stream.
+type groupState struct {
 	since      time.Time      // when it was made, or resumed last
 	cursor     redisstream.ID // the last entry that was handed out
 	lane       entryLog
 	laneCursor redisstream.ID
-	pending    map[redisstream.Ref]*memoryPending
-	deferred   []memoryDeferred // by due time
+	pending    map[redisstream.Ref]*pendingEntry
+	deferred   []deferredCopy // by due time
 	patterns   redisstream.Patterns
 	unhandled  map[string]int64
-	waiting    map[string][]memoryDeferred // by type, the oldest first; due is when they were put aside
-	beats      map[string]int64            // by consumer
-	lost       int64                       // entries that were dropped before they were handed out
+	waiting    map[string][]deferredCopy // by type, the oldest first; due is when they were put aside
+	beats      map[string]int64          // by consumer
+	lost       int64                     // entries that were dropped before they were handed out
 	dead       entryLog
 	deadLost   int64
 	paused     string
 	once       onceMarks
 	about      map[string]string // by consumer
-	failures   memoryFailures
+	failures   failureRecord
 }
 
-// memoryPending is a delivery that is not settled. It keeps the entry, which the log may drop.
-type memoryPending struct {
+// pendingEntry is a delivery that is not settled. It keeps the entry, which the log may drop.
+type pendingEntry struct {
 	consumer string
 	entry    redisstream.Entry
 	count    int       // how often it was delivered, as Suspect counts
 	since    time.Time // when the consumer got it
 }
 
-// memoryDeferred is a delivery that waits for its next attempt.
-type memoryDeferred struct {
+// deferredCopy is a delivery that waits for its next attempt.
+type deferredCopy struct {
 	due     time.Time
 	message redisstream.Message
 }
 
 const (
-	// memoryAlive is how late the next beat of a consumer may be that counts as alive.
-	memoryAlive = 3 * beatEvery
+	// aliveFor is how late the next beat of a consumer may be that counts as alive.
+	aliveFor = 3 * redisstream.BeatEvery
 )
 
 // group returns a group that is there.
-func (m *memory) group(stream, group string) *memoryGroup {
+func (m *Memory) group(stream, group string) *groupState {
 	if s := m.streams[stream]; s != nil {
 		return s.groups[group]
 	}
@@ -60,21 +60,21 @@ func (m *memory) group(stream, group string) *memoryGroup {
 }
 
 // clock is the time of beats in milliseconds.
-func (m *memory) clock() int64 { return time.Since(m.begun).Milliseconds() }
+func (m *Memory) clock() int64 { return time.Since(m.begun).Milliseconds() }
 
-func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.Join) (redisstream.Joined, error) {
+func (m *Memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.Join) (redisstream.Joined, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		return redisstream.Joined{}, errMemoryClosed
+		return redisstream.Joined{}, ErrClosed
 	}
 	s := m.stream(j.Stream)
 	g := s.groups[c.Group]
 	made := g == nil
 	if made {
-		g = &memoryGroup{
-			since: time.Now(), cursor: j.From, pending: map[redisstream.Ref]*memoryPending{}, unhandled: map[string]int64{},
-			waiting: map[string][]memoryDeferred{}, beats: map[string]int64{}, about: map[string]string{},
+		g = &groupState{
+			since: time.Now(), cursor: j.From, pending: map[redisstream.Ref]*pendingEntry{}, unhandled: map[string]int64{},
+			waiting: map[string][]deferredCopy{}, beats: map[string]int64{}, about: map[string]string{},
 		}
 		if j.FromEnd {
 			g.cursor = s.log.last
@@ -87,14 +87,14 @@ func (m *memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.J
 			g.patterns.Version++
 		}
 	}
-	g.beats[c.Name] = redisstream.BeatDue(m.clock()+beatEvery.Milliseconds(), redisstream.Say{})
+	g.beats[c.Name] = redisstream.BeatDue(m.clock()+redisstream.BeatEvery.Milliseconds(), redisstream.Say{})
 	return redisstream.Joined{Patterns: g.patterns, Made: made, From: g.cursor, Paused: g.paused}, nil
 }
 
 // StreamsPerRead: any number.
-func (m *memory) StreamsPerRead() int { return math.MaxInt }
+func (m *Memory) StreamsPerRead() int { return math.MaxInt }
 
-func (m *memory) Read(ctx context.Context, c redisstream.Consumer, streams []string, count int, block time.Duration) (read []redisstream.Delivered, err error) {
+func (m *Memory) Read(ctx context.Context, c redisstream.Consumer, streams []string, count int, block time.Duration) (read []redisstream.Delivered, err error) {
 	err = m.await(ctx, block, streams, func() bool {
 		for _, stream := range streams {
 			if g := m.group(stream, c.Group); g != nil {
@@ -108,21 +108,21 @@ func (m *memory) Read(ctx context.Context, c redisstream.Consumer, streams []str
 }
 
 // hand gives up to count entries behind the cursor to a consumer.
-func (g *memoryGroup) hand(c redisstream.Consumer, ref redisstream.Ref, log *entryLog, cursor *redisstream.ID, count int) []redisstream.Delivered {
+func (g *groupState) hand(c redisstream.Consumer, ref redisstream.Ref, log *entryLog, cursor *redisstream.ID, count int) []redisstream.Delivered {
 	behind := log.between(cursor.Next(), redisstream.MaxID)
 	behind = behind[:min(count, len(behind))]
 	handed := make([]redisstream.Delivered, len(behind))
 	now := time.Now()
 	for i, e := range behind {
 		ref.ID, *cursor = e.ID, e.ID
-		g.pending[ref] = &memoryPending{c.Name, e, 1, now}
+		g.pending[ref] = &pendingEntry{c.Name, e, 1, now}
 		handed[i] = redisstream.Delivered{Ref: ref, Entry: e}
 	}
 	return handed
 }
 
 // heldBy returns what is pending with a consumer: the stream's entries first, then the lane's, each in order.
-func (g *memoryGroup) heldBy(consumer string) []redisstream.Delivered {
+func (g *groupState) heldBy(consumer string) []redisstream.Delivered {
 	var held []redisstream.Delivered
 	for ref, p := range g.pending {
 		if p.consumer == consumer {
@@ -141,7 +141,7 @@ func (g *memoryGroup) heldBy(consumer string) []redisstream.Delivered {
 	return held
 }
 
-func (m *memory) ReadInTurn(_ context.Context, c redisstream.Consumer, streams []string, count int) (read []redisstream.Delivered, err error) {
+func (m *Memory) ReadInTurn(_ context.Context, c redisstream.Consumer, streams []string, count int) (read []redisstream.Delivered, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, stream := range streams {
@@ -153,7 +153,7 @@ func (m *memory) ReadInTurn(_ context.Context, c redisstream.Consumer, streams [
 	return read, nil
 }
 
-func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) (held []redisstream.Delivered, err error) {
+func (m *Memory) Held(_ context.Context, c redisstream.Consumer, stream string, behind, laneBehind redisstream.ID, count int) (held []redisstream.Delivered, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -174,7 +174,7 @@ func (m *memory) Held(_ context.Context, c redisstream.Consumer, stream string, 
 	return held, nil
 }
 
-func (m *memory) Load(_ context.Context, group string, refs []redisstream.Ref) ([]redisstream.Delivered, error) {
+func (m *Memory) Load(_ context.Context, group string, refs []redisstream.Ref) ([]redisstream.Delivered, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	loaded := make([]redisstream.Delivered, len(refs))
@@ -188,7 +188,7 @@ func (m *memory) Load(_ context.Context, group string, refs []redisstream.Ref) (
 }
 
 // settle ends a delivery and reports whether it was pending with the consumer; "" stands for any.
-func (g *memoryGroup) settle(ref redisstream.Ref, consumer string) bool {
+func (g *groupState) settle(ref redisstream.Ref, consumer string) bool {
 	p := g.pending[ref]
 	if p == nil || consumer != "" && p.consumer != consumer {
 		return false
@@ -200,7 +200,7 @@ func (g *memoryGroup) settle(ref redisstream.Ref, consumer string) bool {
 	return true
 }
 
-func (m *memory) Ack(_ context.Context, c redisstream.Consumer, refs []redisstream.Ref) (settled, left []redisstream.Ref, err error) {
+func (m *Memory) Ack(_ context.Context, c redisstream.Consumer, refs []redisstream.Ref) (settled, left []redisstream.Ref, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, ref := range refs {
@@ -211,7 +211,7 @@ func (m *memory) Ack(_ context.Context, c redisstream.Consumer, refs []redisstre
 	return refs, nil, nil
 }
 
-func (m *memory) Retry(_ context.Context, c redisstream.Consumer, stream string, rs []redisstream.Retry) ([]redisstream.Settled, error) {
+func (m *Memory) Retry(_ context.Context, c redisstream.Consumer, stream string, rs []redisstream.Retry) ([]redisstream.Settled, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	settled := make([]redisstream.Settled, len(rs))
@@ -226,7 +226,7 @@ func (m *memory) Retry(_ context.Context, c redisstream.Consumer, stream string,
 	return settled, nil
 }
 
-func (g *memoryGroup) retry(c redisstream.Consumer, r redisstream.Retry, bound int) redisstream.Settled {
+func (g *groupState) retry(c redisstream.Consumer, r redisstream.Retry, bound int) redisstream.Settled {
 	if p := g.pending[r.Ref]; p == nil || p.consumer != c.Name {
 		return redisstream.LeaseLost
 	}
@@ -234,8 +234,8 @@ func (g *memoryGroup) retry(c redisstream.Consumer, r redisstream.Retry, bound i
 	case r.Delay > 0 && len(g.deferred) >= bound, r.Delay <= 0 && !r.Lane && g.lane.len() >= bound:
 		return redisstream.Full
 	case r.Delay > 0:
-		d := memoryDeferred{time.Now().Add(r.Delay), r.Message}
-		at, _ := slices.BinarySearchFunc(g.deferred, d, func(a, b memoryDeferred) int {
+		d := deferredCopy{time.Now().Add(r.Delay), r.Message}
+		at, _ := slices.BinarySearchFunc(g.deferred, d, func(a, b deferredCopy) int {
 			if a.due.After(b.due) {
 				return 1
 			}
@@ -250,7 +250,7 @@ func (g *memoryGroup) retry(c redisstream.Consumer, r redisstream.Retry, bound i
 	return redisstream.Done
 }
 
-func (m *memory) Skip(_ context.Context, c redisstream.Consumer, stream string, skips []redisstream.Skip, version int64) (redisstream.Settled, error) {
+func (m *Memory) Skip(_ context.Context, c redisstream.Consumer, stream string, skips []redisstream.Skip, version int64) (redisstream.Settled, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -268,7 +268,7 @@ func (m *memory) Skip(_ context.Context, c redisstream.Consumer, stream string, 
 	return redisstream.Done, nil
 }
 
-func (g *memoryGroup) countUnhandled(eventType string) {
+func (g *groupState) countUnhandled(eventType string) {
 	_, known := g.unhandled[eventType]
 	if !known && len(g.unhandled) >= redisstream.UnhandledTypes {
 		eventType = redisstream.UnhandledOthers
@@ -276,7 +276,7 @@ func (g *memoryGroup) countUnhandled(eventType string) {
 	g.unhandled[eventType]++
 }
 
-func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream string, say redisstream.Say) (redisstream.Beat, error) {
+func (m *Memory) Beat(_ context.Context, c redisstream.Consumer, stream string, say redisstream.Say) (redisstream.Beat, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := redisstream.Beat{Run: "memory"}
@@ -286,7 +286,7 @@ func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream string, 
 	}
 	m.promote(stream, g)
 	now := m.clock()
-	g.beats[c.Name] = redisstream.BeatDue(now+cmp.Or(say.Next, beatEvery).Milliseconds(), say)
+	g.beats[c.Name] = redisstream.BeatDue(now+cmp.Or(say.Next, redisstream.BeatEvery).Milliseconds(), say)
 	if say.About != "" {
 		g.about[c.Name] = say.About
 	}
@@ -296,14 +296,14 @@ func (m *memory) Beat(_ context.Context, c redisstream.Consumer, stream string, 
 	b.Failing = len(g.failures.rows) > 0
 	for name, beat := range g.beats {
 		due := time.Duration(beat-now) * time.Millisecond
-		if name != c.Name && (say.AllPeers || due <= beatEvery) {
+		if name != c.Name && (say.AllPeers || due <= redisstream.BeatEvery) {
 			b.Peers = append(b.Peers, redisstream.Peer{Name: name, Beat: beat, Due: due})
 		}
 	}
 	return b, nil
 }
 
-func (m *memory) Promote(_ context.Context, stream, group string) (redisstream.Promoted, error) {
+func (m *Memory) Promote(_ context.Context, stream, group string) (redisstream.Promoted, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -314,7 +314,7 @@ func (m *memory) Promote(_ context.Context, stream, group string) (redisstream.P
 }
 
 // promote moves what is due to the lane. The lock is held.
-func (m *memory) promote(stream string, g *memoryGroup) redisstream.Promoted {
+func (m *Memory) promote(stream string, g *groupState) redisstream.Promoted {
 	now, p := time.Now(), redisstream.Promoted{Next: -1}
 	for p.Moved < len(g.deferred) && !g.deferred[p.Moved].due.After(now) {
 		g.lane.add(g.deferred[p.Moved].message.Entry(g.lane.next(1)))
@@ -331,7 +331,7 @@ func (m *memory) promote(stream string, g *memoryGroup) redisstream.Promoted {
 	return p
 }
 
-func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error) {
+func (m *Memory) TakeOver(_ context.Context, c redisstream.Consumer, stream string, p redisstream.Peer, most redisstream.Most) ([]redisstream.Delivered, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -355,7 +355,7 @@ func (m *memory) TakeOver(_ context.Context, c redisstream.Consumer, stream stri
 	return held, nil
 }
 
-func (m *memory) Leave(_ context.Context, c redisstream.Consumer, stream string) error {
+func (m *Memory) Leave(_ context.Context, c redisstream.Consumer, stream string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -371,7 +371,7 @@ func (m *memory) Leave(_ context.Context, c redisstream.Consumer, stream string)
 	return nil
 }
 
-func (m *memory) Raise(_ context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) (gone []redisstream.Ref, err error) {
+func (m *Memory) Raise(_ context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) (gone []redisstream.Ref, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -386,7 +386,7 @@ func (m *memory) Raise(_ context.Context, c redisstream.Consumer, stream string,
 	return gone, nil
 }
 
-func (m *memory) Lower(_ context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) error {
+func (m *Memory) Lower(_ context.Context, c redisstream.Consumer, stream string, suspects []redisstream.Suspect) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -402,11 +402,11 @@ func (m *memory) Lower(_ context.Context, c redisstream.Consumer, stream string,
 }
 
 // Strangers: there are none in a process of ours.
-func (m *memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration, redisstream.Most) ([]redisstream.Delivered, error) {
+func (m *Memory) Strangers(context.Context, redisstream.Consumer, string, time.Duration, redisstream.Most) ([]redisstream.Delivered, error) {
 	return nil, nil
 }
 
-func (m *memory) Renew(_ context.Context, c redisstream.Consumer, stream string, refs []redisstream.Ref) (gone []redisstream.Ref, err error) {
+func (m *Memory) Renew(_ context.Context, c redisstream.Consumer, stream string, refs []redisstream.Ref) (gone []redisstream.Ref, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, c.Group)
@@ -418,7 +418,7 @@ func (m *memory) Renew(_ context.Context, c redisstream.Consumer, stream string,
 	return gone, nil
 }
 
-func (m *memory) Groups(_ context.Context, stream string) ([]redisstream.GroupInfo, error) {
+func (m *Memory) Groups(_ context.Context, stream string) ([]redisstream.GroupInfo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.streams[stream]
@@ -432,7 +432,7 @@ func (m *memory) Groups(_ context.Context, stream string) ([]redisstream.GroupIn
 	return infos, nil
 }
 
-func (m *memory) Describe(ctx context.Context, streams []string) []redisstream.Description {
+func (m *Memory) Describe(ctx context.Context, streams []string) []redisstream.Description {
 	described := make([]redisstream.Description, len(streams))
 	for i, stream := range streams {
 		described[i].Stream = stream
@@ -443,12 +443,12 @@ func (m *memory) Describe(ctx context.Context, streams []string) []redisstream.D
 }
 
 // newDead counts the dead letters of the last hour.
-func (g *memoryGroup) newDead(now time.Time) (int64, time.Time) {
+func (g *groupState) newDead(now time.Time) (int64, time.Time) {
 	since := now.Add(-time.Hour)
 	return int64(len(g.dead.between(redisstream.ID{MS: uint64(since.UnixMilli())}, redisstream.MaxID))), since
 }
 
-func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.GroupInfo {
+func (g *groupState) info(name string, s *streamState, now int64) redisstream.GroupInfo {
 	info := redisstream.GroupInfo{
 		Name: name, Consumers: len(g.beats), LastDelivered: g.cursor, Lag: int64(s.log.len() - s.log.after(g.cursor)), Lost: g.lost,
 		Deferred: int64(len(g.deferred) + g.waitingCount()), Lane: int64(g.lane.len()), Patterns: g.patterns.Set, Unhandled: maps.Clone(g.unhandled),
@@ -465,7 +465,7 @@ func (g *memoryGroup) info(name string, s *memoryStream, now int64) redisstream.
 	for _, name := range slices.Sorted(maps.Keys(g.beats)) {
 		beat := g.beats[name]
 		member := redisstream.Member{Name: name, Beat: beat, Pending: held[name], About: g.about[name]}
-		if member.Alive = beat != redisstream.Left && now-beat < memoryAlive.Milliseconds(); member.Alive {
+		if member.Alive = beat != redisstream.Left && now-beat < aliveFor.Milliseconds(); member.Alive {
 			info.Alive++
 		}
 		info.Members = append(info.Members, member)

@@ -1,4 +1,4 @@
-package pipeline
+package memstream
 
 import (
 	"context"
@@ -8,15 +8,15 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// memoryFailures is the record of a group that fails, as internal/redisstream/lua/failures.lua keeps it.
-type memoryFailures struct {
+// failureRecord is the record of a group that fails, as internal/redisstream/lua/failures.lua keeps it.
+type failureRecord struct {
 	begun  time.Time
 	last   int64 // slice of the last failure
-	rows   map[memoryFlowRow]int64
+	rows   map[flowRow]int64
 	events map[string]int64 // the slice in which it was counted, by event
 }
 
-type memoryFlowRow struct {
+type flowRow struct {
 	slice           int64
 	consumer, print string
 }
@@ -30,7 +30,7 @@ const (
 func flowSliceOf(now time.Time) int64 { return now.UnixNano() / int64(flowSlice) }
 
 // count counts that a delivery has failed, if it has.
-func (f *memoryFailures) count(consumer string, of redisstream.Failure, now time.Time) {
+func (f *failureRecord) count(consumer string, of redisstream.Failure, now time.Time) {
 	if of.Print == "" {
 		return
 	}
@@ -40,7 +40,7 @@ func (f *memoryFailures) count(consumer string, of redisstream.Failure, now time
 		return
 	}
 	if f.rows == nil {
-		f.begun, f.rows, f.events = now, map[memoryFlowRow]int64{}, map[string]int64{}
+		f.begun, f.rows, f.events = now, map[flowRow]int64{}, map[string]int64{}
 	}
 	if len(f.events) >= flowEvents {
 		maps.DeleteFunc(f.events, func(_ string, at int64) bool { return at <= slice-flowSlices })
@@ -48,10 +48,10 @@ func (f *memoryFailures) count(consumer string, of redisstream.Failure, now time
 	if len(f.events) < flowEvents {
 		f.events[of.Event] = slice
 	}
-	f.rows[memoryFlowRow{slice, consumer, of.Print}]++
+	f.rows[flowRow{slice, consumer, of.Print}]++
 }
 
-func (m *memory) Flow(_ context.Context, c redisstream.Consumer, stream string, s redisstream.Share) (redisstream.Flow, error) {
+func (m *Memory) Flow(_ context.Context, c redisstream.Consumer, stream string, s redisstream.Share) (redisstream.Flow, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if g := m.group(stream, c.Group); g != nil {
@@ -60,7 +60,7 @@ func (m *memory) Flow(_ context.Context, c redisstream.Consumer, stream string, 
 	return redisstream.Flow{}, nil
 }
 
-func (f *memoryFailures) flow(consumer string, s redisstream.Share, now time.Time) redisstream.Flow {
+func (f *failureRecord) flow(consumer string, s redisstream.Share, now time.Time) redisstream.Flow {
 	slice, fails := flowSliceOf(now), false
 	for row := range f.rows {
 		if row.slice <= slice-flowSlices || s.Anew && row.consumer == consumer {
@@ -70,17 +70,17 @@ func (f *memoryFailures) flow(consumer string, s redisstream.Share, now time.Tim
 		}
 	}
 	if f.last <= slice-flowSlices || s.Anew && !fails {
-		*f = memoryFailures{}
+		*f = failureRecord{}
 		return redisstream.Flow{}
 	}
 	if s.Handled > 0 {
-		f.rows[memoryFlowRow{slice, consumer, redisstream.Handled}] += s.Handled
+		f.rows[flowRow{slice, consumer, redisstream.Handled}] += s.Handled
 	}
 	flow := redisstream.Flow{Age: now.Sub(f.begun)}
 	if !s.Sum {
 		return flow
 	}
-	sums := map[memoryFlowRow]int64{}
+	sums := map[flowRow]int64{}
 	for row, events := range f.rows {
 		row.slice = 0
 		sums[row] += events

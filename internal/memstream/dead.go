@@ -1,4 +1,4 @@
-package pipeline
+package memstream
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-func (m *memory) Bury(_ context.Context, c redisstream.Consumer, stream string, bounds redisstream.Bounds, burials []redisstream.Burial) (settled []redisstream.Settled, dropped int, err error) {
+func (m *Memory) Bury(_ context.Context, c redisstream.Consumer, stream string, bounds redisstream.Bounds, burials []redisstream.Burial) (settled []redisstream.Settled, dropped int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	settled = make([]redisstream.Settled, len(burials))
@@ -34,7 +34,7 @@ func (m *memory) Bury(_ context.Context, c redisstream.Consumer, stream string, 
 }
 
 // dropDead drops the dead letters beyond the bounds and returns how many.
-func (g *memoryGroup) dropDead(bounds redisstream.Bounds, now time.Time) int {
+func (g *groupState) dropDead(bounds redisstream.Bounds, now time.Time) int {
 	oldest := redisstream.ID{MS: uint64(now.Add(-bounds.Age).UnixMilli())}
 	n := max(g.dead.len()-int(bounds.Length), g.dead.index(oldest))
 	if n <= 0 {
@@ -46,9 +46,9 @@ func (g *memoryGroup) dropDead(bounds redisstream.Bounds, now time.Time) int {
 }
 
 // Lose settles a delivery whose entry is gone. Here the pending delivery keeps its entry, so there is none.
-func (m *memory) Lose(context.Context, redisstream.Consumer, redisstream.Ref) error { return nil }
+func (m *Memory) Lose(context.Context, redisstream.Consumer, redisstream.Ref) error { return nil }
 
-func (m *memory) Dead(_ context.Context, stream, group string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error) {
+func (m *Memory) Dead(_ context.Context, stream, group string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -58,7 +58,7 @@ func (m *memory) Dead(_ context.Context, stream, group string, from, to redisstr
 	return page(g.dead.between(from, to), count, reverse), nil
 }
 
-func (m *memory) Discard(_ context.Context, stream, group string, ids []redisstream.ID) (int, error) {
+func (m *Memory) Discard(_ context.Context, stream, group string, ids []redisstream.ID) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -72,7 +72,7 @@ func (m *memory) Discard(_ context.Context, stream, group string, ids []redisstr
 	return before - g.dead.len(), nil
 }
 
-func (m *memory) DeadAt(_ context.Context, stream, group string, ids []redisstream.ID, bytes int) (letters []redisstream.Entry, looked int, err error) {
+func (m *Memory) DeadAt(_ context.Context, stream, group string, ids []redisstream.ID, bytes int) (letters []redisstream.Entry, looked int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -91,7 +91,7 @@ func (m *memory) DeadAt(_ context.Context, stream, group string, ids []redisstre
 	return letters, looked, nil
 }
 
-func (m *memory) Requeue(ctx context.Context, stream, group string, copies []redisstream.Copy) ([]redisstream.Settled, error) {
+func (m *Memory) Requeue(ctx context.Context, stream, group string, copies []redisstream.Copy) ([]redisstream.Settled, error) {
 	settled := make([]redisstream.Settled, len(copies))
 	for i, one := range copies {
 		done, looked, err := m.Enqueue(ctx, stream, group, []redisstream.Copy{one})
@@ -112,7 +112,7 @@ func (m *memory) Requeue(ctx context.Context, stream, group string, copies []red
 	return settled, nil
 }
 
-func (m *memory) Enqueue(_ context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error) {
+func (m *Memory) Enqueue(_ context.Context, stream, group string, copies []redisstream.Copy) (done, looked int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -136,7 +136,7 @@ func (m *memory) Enqueue(_ context.Context, stream, group string, copies []redis
 	return done, looked, nil
 }
 
-func (m *memory) Deferred(_ context.Context, stream, group string) (int, error) {
+func (m *Memory) Deferred(_ context.Context, stream, group string) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if g := m.group(stream, group); g != nil {
@@ -145,7 +145,7 @@ func (m *memory) Deferred(_ context.Context, stream, group string) (int, error) 
 	return 0, nil
 }
 
-func (m *memory) RetryNow(_ context.Context, stream, group string) (moved int, full bool, err error) {
+func (m *Memory) RetryNow(_ context.Context, stream, group string) (moved int, full bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -163,7 +163,7 @@ func (m *memory) RetryNow(_ context.Context, stream, group string) (moved int, f
 	return moved, soonest > 0, nil
 }
 
-func (m *memory) Pause(_ context.Context, stream, group, seen, text string) (bool, error) {
+func (m *Memory) Pause(_ context.Context, stream, group, seen, text string) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := m.group(stream, group)
@@ -176,6 +176,6 @@ func (m *memory) Pause(_ context.Context, stream, group, seen, text string) (boo
 	if g.paused = text; text == "" {
 		g.since = time.Now()
 	}
-	g.failures = memoryFailures{}
+	g.failures = failureRecord{}
 	return true, nil
 }

@@ -1,4 +1,6 @@
-package pipeline
+// Package memstream keeps streams and their groups in the memory of this process, by the rules of
+// internal/redisstream.
+package memstream
 
 import (
 	"context"
@@ -13,48 +15,55 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// memory is the transport in process: per stream a bounded log with a cursor per group, and the settlement rules of Redis. It
+// Memory is the transport in process: per stream a bounded log with a cursor per group, and the settlement rules of Redis. It
 // serves where there is no Redis, and keeps what this process keeps itself where there is. Nothing of it survives the process.
 //
 // A log beyond its bound drops its oldest entries. A group that had not been given them has lost them, and that is counted; what is pending
 // keeps its own copy of the entry.
-type memory struct {
+type Memory struct {
 	maxLen     int
 	groupBound int // of lane and deferred deliveries of a group
 	begun      time.Time
 
 	mu      sync.Mutex // guards what follows, and everything in it
-	streams map[string]*memoryStream
-	claims  memoryStream               // of which only what it has seen is used: idempotency keys
+	streams map[string]*streamState
+	claims  streamState                // of which only what it has seen is used: idempotency keys
 	waiting map[string][]chan struct{} // by stream: they are told when there may be something to read
 	closed  bool
 }
 
-var errMemoryClosed = errors.New("memory is closed")
+var (
+	// ErrClosed: Close was called.
+	ErrClosed = errors.New("memory is closed")
+	// ErrUnknownGroup: the stream has no group of that name.
+	ErrUnknownGroup = errors.New("no such group")
+)
 
-type memoryStream struct {
+// streamState is one stream.
+type streamState struct {
 	log    entryLog
-	marks  map[string]memoryMark // of writers
-	groups map[string]*memoryGroup
+	marks  map[string]writerMark // of writers
+	groups map[string]*groupState
 
-	seen      map[string]memorySeen // by key
-	seenOrder []string              // keys, the oldest first
-	seenLost  int64                 // of them, that had to go before their time
+	seen      map[string]seenEvent // by key
+	seenOrder []string             // keys, the oldest first
+	seenLost  int64                // of them, that had to go before their time
 }
 
-// memoryMark is the last append of a writer.
-type memoryMark struct {
+// writerMark is the last append of a writer.
+type writerMark struct {
 	seq   uint64
 	first redisstream.ID
 }
 
-func newMemory(maxLen int) *memory {
-	return &memory{maxLen: maxLen, groupBound: redisstream.GroupBound, begun: time.Now(),
-		streams: map[string]*memoryStream{}, waiting: map[string][]chan struct{}{}}
+// New returns a Memory whose streams keep up to maxLen entries each.
+func New(maxLen int) *Memory {
+	return &Memory{maxLen: maxLen, groupBound: redisstream.GroupBound, begun: time.Now(),
+		streams: map[string]*streamState{}, waiting: map[string][]chan struct{}{}}
 }
 
 // Close wakes everybody who waits.
-func (m *memory) Close() {
+func (m *Memory) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
@@ -64,7 +73,7 @@ func (m *memory) Close() {
 }
 
 // wake lets those who wait for a stream look again. The lock is held.
-func (m *memory) wake(stream string) {
+func (m *Memory) wake(stream string) {
 	for _, more := range m.waiting[stream] {
 		select {
 		case more <- struct{}{}:
@@ -74,26 +83,26 @@ func (m *memory) wake(stream string) {
 }
 
 // stream returns a stream, made if it is not there.
-func (m *memory) stream(name string) *memoryStream {
+func (m *Memory) stream(name string) *streamState {
 	s := m.streams[name]
 	if s == nil {
-		s = &memoryStream{marks: map[string]memoryMark{}, groups: map[string]*memoryGroup{}}
+		s = &streamState{marks: map[string]writerMark{}, groups: map[string]*groupState{}}
 		m.streams[name] = s
 	}
 	return s
 }
 
-func (m *memory) Append(_ context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (first redisstream.ID, before uint64, err error) {
+func (m *Memory) Append(_ context.Context, stream string, w redisstream.Writer, messages []redisstream.Message) (first redisstream.ID, before uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	first, err = m.append(stream, w, messages)
 	return first, 0, err
 }
 
-// append is Append with the lock held.
-func (m *memory) append(stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error) {
+// append is Append. The lock is held.
+func (m *Memory) append(stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error) {
 	if m.closed {
-		return redisstream.ID{}, errMemoryClosed
+		return redisstream.ID{}, ErrClosed
 	}
 	s := m.stream(stream)
 	if mark, ok := s.marks[w.Name]; ok && w.Name != "" {
@@ -109,7 +118,7 @@ func (m *memory) append(stream string, w redisstream.Writer, messages []redisstr
 		s.log.add(msg.Entry(first.Plus(i)))
 	}
 	if w.Name != "" {
-		s.marks[w.Name] = memoryMark{w.Seq, first}
+		s.marks[w.Name] = writerMark{w.Seq, first}
 	}
 	s.trim(m.maxLen)
 	m.wake(stream)
@@ -117,7 +126,7 @@ func (m *memory) append(stream string, w redisstream.Writer, messages []redisstr
 }
 
 // Remember keeps copies of messages that stand in Redis, from of on.
-func (m *memory) Remember(stream string, messages []redisstream.Message, of redisstream.ID) {
+func (m *Memory) Remember(stream string, messages []redisstream.Message, of redisstream.ID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -134,24 +143,24 @@ func (m *memory) Remember(stream string, messages []redisstream.Message, of redi
 	m.wake(stream)
 }
 
-// placing is an event of a spool, which was appended here and stands in Redis by now.
-type placing struct {
-	uuid, mark string         // the mark is the end of its metadata
-	at         redisstream.ID // in Redis; zero: nobody knows where
+// Placed is an event of a spool, which was appended here and stands in Redis by now.
+type Placed struct {
+	UUID, Mark string         // the mark is the end of its metadata
+	At         redisstream.ID // in Redis; zero: nobody knows where
 }
 
 // Place notes where events of a spool stand in Redis, in one pass over the log. Those of which nobody knows where are removed: who has not heard them
 // yet does so from there.
-func (m *memory) Place(stream string, placed []placing) {
+func (m *Memory) Place(stream string, placed []Placed) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.streams[stream]
 	if s == nil || len(placed) == 0 {
 		return
 	}
-	of := make(map[string][]placing, len(placed)) // by UUID, which a publisher may use twice
+	of := make(map[string][]Placed, len(placed)) // by UUID, which a publisher may use twice
 	for _, p := range placed {
-		of[p.uuid] = append(of[p.uuid], p)
+		of[p.UUID] = append(of[p.UUID], p)
 	}
 	var gone []redisstream.ID
 	for i := range s.log.entries {
@@ -162,11 +171,11 @@ func (m *memory) Place(stream string, placed []placing) {
 		copied, _ := e.Message()
 		for _, p := range of[copied.UUID] {
 			switch {
-			case !strings.HasSuffix(copied.Metadata, p.mark):
-			case p.at.IsZero():
+			case !strings.HasSuffix(copied.Metadata, p.Mark):
+			case p.At.IsZero():
 				gone = append(gone, e.ID)
 			default:
-				e.Of = p.at
+				e.Of = p.At
 			}
 		}
 	}
@@ -176,7 +185,7 @@ func (m *memory) Place(stream string, placed []placing) {
 }
 
 // trim drops the oldest entries beyond the bound, and counts them as lost by the groups that were not given them.
-func (s *memoryStream) trim(maxLen int) {
+func (s *streamState) trim(maxLen int) {
 	over := s.log.len() - maxLen
 	if over <= 0 {
 		return
@@ -187,7 +196,7 @@ func (s *memoryStream) trim(maxLen int) {
 	s.log.drop(over)
 }
 
-func (m *memory) Range(_ context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error) {
+func (m *Memory) Range(_ context.Context, stream string, from, to redisstream.ID, count int, reverse bool) ([]redisstream.Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.streams[stream]
@@ -207,7 +216,7 @@ func page(entries []redisstream.Entry, count int, reverse bool) []redisstream.En
 	return last
 }
 
-func (m *memory) Tail(ctx context.Context, after map[string]redisstream.ID, count int, block time.Duration) (map[string][]redisstream.Entry, error) {
+func (m *Memory) Tail(ctx context.Context, after map[string]redisstream.ID, count int, block time.Duration) (map[string][]redisstream.Entry, error) {
 	read := map[string][]redisstream.Entry{}
 	err := m.await(ctx, block, slices.Collect(maps.Keys(after)), func() bool {
 		for stream, id := range after {
@@ -224,7 +233,7 @@ func (m *memory) Tail(ctx context.Context, after map[string]redisstream.ID, coun
 
 // await calls the function, under the lock, until it returns true, block has passed or ctx ends, each time when one of the streams may
 // have more. With a ctx that has ended it does not call it: who stops takes nothing more.
-func (m *memory) await(ctx context.Context, block time.Duration, streams []string, found func() bool) error {
+func (m *Memory) await(ctx context.Context, block time.Duration, streams []string, found func() bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -250,12 +259,12 @@ func (m *memory) await(ctx context.Context, block time.Duration, streams []strin
 }
 
 // look calls the function under the lock. Where it returns false the channel is told of what the streams get from now on.
-func (m *memory) look(streams []string, more chan struct{}, found func() bool) (done bool, err error) {
+func (m *Memory) look(streams []string, more chan struct{}, found func() bool) (done bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case m.closed:
-		return true, errMemoryClosed
+		return true, ErrClosed
 	case found():
 		return true, nil
 	}
@@ -266,7 +275,7 @@ func (m *memory) look(streams []string, more chan struct{}, found func() bool) (
 }
 
 // leave ends what look has begun.
-func (m *memory) leave(streams []string, more chan struct{}) {
+func (m *Memory) leave(streams []string, more chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range streams {
@@ -277,7 +286,7 @@ func (m *memory) leave(streams []string, more chan struct{}) {
 	}
 }
 
-func (m *memory) Info(_ context.Context, stream string) (redisstream.StreamInfo, error) {
+func (m *Memory) Info(_ context.Context, stream string) (redisstream.StreamInfo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.streams[stream]
@@ -291,89 +300,16 @@ func (m *memory) Info(_ context.Context, stream string) (redisstream.StreamInfo,
 	return info, nil
 }
 
-func (m *memory) Streams(context.Context) ([]string, error) {
+func (m *Memory) Streams(context.Context) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Sorted(maps.Keys(m.streams)), nil
 }
 
-// entryLog is a list of entries in the order of their IDs.
-type entryLog struct {
-	entries []redisstream.Entry // a part of memory
-	memory  []redisstream.Entry
-	last    redisstream.ID // ever given
-	added   int64          // ever
-}
-
-func (l *entryLog) len() int { return len(l.entries) }
-
-// next returns the first of n consecutive IDs for entries that are stored now, like Redis: the clock may go back, IDs don't.
-func (l *entryLog) next(n int) redisstream.ID {
-	id := redisstream.ID{MS: uint64(time.Now().UnixMilli())}
-	if l.added > 0 && id.MS <= l.last.MS {
-		id = l.last.Next()
-	}
-	l.last = id.Plus(n - 1)
-	return id
-}
-
-func (l *entryLog) add(e redisstream.Entry) {
-	if len(l.entries) == cap(l.entries) {
-		l.makeRoom()
-	}
-	l.entries = append(l.entries, e)
-	l.added++
-}
-
-// makeRoom moves the entries to the front of their memory, where those that were dropped have left room, or to a larger one: a log that
-// is full drops as many as it adds, and takes no new memory.
-func (l *entryLog) makeRoom() {
-	n := len(l.entries)
-	if len(l.memory) < 2*n+16 {
-		l.memory = make([]redisstream.Entry, 3*n+16)
-		copy(l.memory, l.entries)
-	} else {
-		copy(l.memory, l.entries)
-		clear(l.memory[n:])
-	}
-	l.entries = l.memory[:n]
-}
-
-// drop removes the oldest n.
-func (l *entryLog) drop(n int) {
-	clear(l.entries[:n])
-	l.entries = l.entries[n:]
-}
-
-// index returns the index of the first entry at id or behind it.
-func (l *entryLog) index(id redisstream.ID) int {
-	i, _ := slices.BinarySearchFunc(l.entries, id, func(e redisstream.Entry, id redisstream.ID) int { return e.ID.Compare(id) })
-	return i
-}
-
-// after returns how many entries stand at id or before it.
-func (l *entryLog) after(id redisstream.ID) int {
-	i, found := slices.BinarySearchFunc(l.entries, id, func(e redisstream.Entry, id redisstream.ID) int { return e.ID.Compare(id) })
-	if found {
-		i++
-	}
-	return i
-}
-
-// between returns the entries from from to to, both included.
-func (l *entryLog) between(from, to redisstream.ID) []redisstream.Entry {
-	i, j := l.index(from), l.after(to)
-	if i >= j {
-		return nil
-	}
-	return l.entries[i:j]
-}
-
-// remove deletes the entry at id, if it is there. A lane is settled about in its order, so few stand before the entry and many
-// behind it: those before it move.
-func (l *entryLog) remove(id redisstream.ID) {
-	if i := l.index(id); i < len(l.entries) && l.entries[i].ID == id {
-		copy(l.entries[1:i+1], l.entries[:i])
-		l.drop(1)
-	}
+// Remove deletes a stream with its groups. Who waits for it looks again, and finds none.
+func (m *Memory) Remove(stream string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.streams, stream)
+	m.wake(stream)
 }
