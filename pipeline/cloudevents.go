@@ -10,6 +10,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // The extension attributes that are fields of an Event. The names are those of the HTTP API.
@@ -47,7 +49,7 @@ func (e Event) appendJSON(extra [][2]string) ([]byte, error) {
 	w.add("type", e.Type)
 	w.add("subject", e.Subject)
 	if !e.Time.IsZero() {
-		at, err := checkedTime(e.Time)
+		at, err := wire.CheckedTime(e.Time)
 		if err != nil {
 			return nil, fmt.Errorf("cloudevent: attribute time: %w", err)
 		}
@@ -128,15 +130,6 @@ func (w *members) addData(contentType string, data []byte) {
 	w.WriteString(`,"data_base64":"`)
 	w.WriteString(base64.StdEncoding.EncodeToString(data))
 	w.WriteByte('"')
-}
-
-// checkedTime returns the time in UTC if RFC 3339 can tell it, which has four digits for a year.
-func checkedTime(at time.Time) (time.Time, error) {
-	at = at.UTC()
-	if year := at.Year(); year < 0 || year > 9999 {
-		return at, fmt.Errorf("year %d is outside of 0 to 9999", year)
-	}
-	return at, nil
 }
 
 // isExtension reports whether a header may be an extension attribute of its own.
@@ -249,7 +242,7 @@ func (e *Event) setTime(value json.RawMessage) error {
 	var at time.Time
 	err := json.Unmarshal(value, &at)
 	if err == nil {
-		e.Time, err = checkedTime(at)
+		e.Time, err = wire.CheckedTime(at)
 	}
 	return err
 }

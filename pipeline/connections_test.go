@@ -13,6 +13,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // A stop in the middle of a blocking read does not wait for its end, and what the server hands out to that read all the same is not lost.
@@ -185,7 +186,7 @@ func TestF61CloseConcernsNobodyElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := message.NewMessage("by-second", []byte("1"))
-		m.Metadata.Set(keyType, "booking.created")
+		m.Metadata.Set(wire.KeyType, "booking.created")
 		if err := second.Publish("booking", m); err != nil {
 			t.Errorf("publish by the other publisher: %v", err)
 		}

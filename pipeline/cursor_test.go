@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/rishi-platform/millrace/internal/redistest"
+
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // cursorAt hears up to an event and returns the cursor behind it.
@@ -115,7 +117,7 @@ func TestF60CursorKnowsWhatIsGone(t *testing.T) {
 		}
 		oneByOne(t, b, events[40:])
 		if b.redis != nil {
-			if err := redistest.Shared(t).Client(t).XTrimMaxLen(t.Context(), b.keyOf("booking"), 30).Err(); err != nil {
+			if err := redistest.Shared(t).Client(t).XTrimMaxLen(t.Context(), wire.Format{Namespace: b.cfg.Namespace}.Key("booking"), 30).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -148,7 +150,7 @@ func TestF60CursorOfOtherStreams(t *testing.T) {
 		if b.redis == nil {
 			return
 		}
-		if err := redistest.Shared(t).Client(t).Del(t.Context(), b.keyOf("booking")).Err(); err != nil {
+		if err := redistest.Shared(t).Client(t).Del(t.Context(), wire.Format{Namespace: b.cfg.Namespace}.Key("booking")).Err(); err != nil {
 			t.Fatal(err)
 		}
 		publish(t, b, Event{ID: "anew", Type: "booking.created"})

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // DeadLetter is a delivery that a group gave up on. Its JSON is that of "millrace dead ls --json".
@@ -148,7 +148,7 @@ func (b *Bus) deadLetter(stream, group string, e redisstream.Entry) DeadLetter {
 		at = original
 	}
 	read := b.decode(stream, redisstream.NewEntry(at, fields))
-	d.Stream, d.Group, d.Event, d.others = stream, group, read.Event, read.others
+	d.Stream, d.Group, d.Event, d.others = stream, group, Event(read.Event), read.Others
 	return d
 }
 
@@ -165,7 +165,7 @@ func (c *consumer) burialOf(d *Delivery, kind string, err error) *redisstream.Bu
 	}
 	report, _ := json.Marshal(death)                       // strings and numbers always marshal
 	original, _ := redisstream.ParseID(string(d.Position)) // zero, and so not there, for what other software wrote as one
-	return &redisstream.Burial{Ref: d.ref, Original: original, Message: encode(&d.Event, d.others...), Report: string(report)}
+	return &redisstream.Burial{Ref: d.ref, Original: original, Message: wire.Encode((*wire.Event)(&d.Event), d.others...), Report: string(report)}
 }
 
 const (
@@ -224,8 +224,8 @@ func (r *requeue) some(ctx context.Context, ids []redisstream.ID) (looked int, g
 	copies := make([]redisstream.Copy, len(letters))
 	for i, letter := range letters {
 		d := r.bus.deadLetter(r.stream, r.group, letter)
-		event := decoded{Event: d.Event, position: d.OriginalPosition, others: d.others}
-		copies[i] = redisstream.Copy{Dead: letter.ID, Message: copyOf(&event, OriginRequeue)}
+		event := wire.Decoded{Event: wire.Event(d.Event), Position: string(d.OriginalPosition), Others: d.others}
+		copies[i] = redisstream.Copy{Dead: letter.ID, Message: wire.Again(redisstream.ID{}, &event, 1, OriginRequeue)}
 	}
 	settled, err := r.bus.log.Requeue(ctx, r.stream, r.group, copies)
 	failed, full := 0, false
@@ -252,12 +252,6 @@ func (r *requeue) some(ctx context.Context, ids []redisstream.ID) (looked int, g
 
 func (r *requeue) fail(op string, err error) {
 	r.errs = append(r.errs, r.bus.redisError(op, r.stream, err))
-}
-
-// copyOf returns the event as a copy for the lane of a group: a first attempt, with the position of the original.
-func copyOf(e *decoded, origin string) redisstream.Message {
-	extra := []redisstream.Pair{{Key: keyPosition, Value: string(e.position)}, {Key: keyAttempt, Value: strconv.Itoa(1)}, {Key: keyOrigin, Value: origin}}
-	return encode(&e.Event, append(extra, e.others...)...)
 }
 
 // Discard deletes dead letters for good and returns how many were there.

@@ -2,13 +2,12 @@ package pipeline
 
 import (
 	"context"
-	"maps"
-	"strconv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // deliverLoop looks at what was read, in its order, and hands out what has its turn. It is the only one
@@ -80,11 +79,11 @@ func (c *consumer) route(read []*holding) {
 			continue
 		}
 		event := c.bus.decode(h.Stream, *h.entry)
-		if !h.ref.Lane && event.handledBy(c.cfg.Group) {
+		if !h.ref.Lane && event.HandledBy(c.cfg.Group) {
 			c.report(settlement{h: h}) // while Redis was away
 			continue
 		}
-		if event.origin == OriginRestored && !h.ref.Lane {
+		if event.Origin == OriginRestored && !h.ref.Lane {
 			if done == nil {
 				done, doneFrom = c.doneOf(read[i:]), i
 			}
@@ -101,7 +100,7 @@ func (c *consumer) route(read []*holding) {
 			continue
 		}
 		if !h.ref.Spool {
-			setDefault(&event.position, positions[i])
+			setDefault(&event.Position, positions[i])
 		}
 		h.describe(&event)
 		if !c.giveUp(h) {
@@ -117,16 +116,12 @@ func (c *consumer) route(read []*holding) {
 }
 
 // positionsOf returns the positions of entries, as parts of one string.
-func positionsOf(read []*holding) []Position {
+func positionsOf(read []*holding) []string {
 	ids := make([]redisstream.ID, len(read))
 	for i, h := range read {
 		ids[i] = h.ref.ID
 	}
-	positions := make([]Position, len(read))
-	for i, text := range redisstream.Strings(ids) {
-		positions[i] = Position(text)
-	}
-	return positions
+	return redisstream.Strings(ids)
 }
 
 // gone settles an entry that was trimmed or deleted before this group could handle it. That is a loss:
@@ -150,14 +145,14 @@ func (c *consumer) gone(h *holding) {
 }
 
 // describe makes a delivery of the holding, with what its entry says.
-func (h *holding) describe(event *decoded) {
+func (h *holding) describe(event *wire.Decoded) {
 	again := max(0, h.delivered-1)
-	crashes := event.crashes + again
+	crashes := event.Crashes + again
 	h.Delivery = Delivery{
-		Event: event.Event, Stream: h.Stream, Position: event.position, Group: h.consumer.cfg.Group,
-		Consumer: h.consumer.self.Name, Attempt: event.attempt + again, Crashes: crashes,
-		First: event.first, Origin: event.origin, Claimed: h.Claimed, Hop: event.hop,
-		Previous: event.previous, ref: h.ref, putOffs: event.putOffs, others: event.others, holding: h,
+		Event: Event(event.Event), Stream: h.Stream, Position: Position(event.Position), Group: h.consumer.cfg.Group,
+		Consumer: h.consumer.self.Name, Attempt: event.Attempt + again, Crashes: crashes,
+		First: event.First, Origin: event.Origin, Claimed: h.Claimed, Hop: event.Hop,
+		Previous: event.Previous, ref: h.ref, putOffs: event.PutOffs, others: event.Others, holding: h,
 	}
 	h.entry = nil
 	h.suspect = h.delivered > 0 || crashes > 0
@@ -175,7 +170,7 @@ func (c *consumer) handOut(h *holding) bool {
 	h.ctx.parent, h.ctx.delivery = c.handling, &h.Delivery
 	h.message.UUID, h.message.Payload = h.Event.ID, h.Event.Data
 	if !c.cfg.WithoutMetadata {
-		h.message.Metadata = metadataOf(&h.Event)
+		h.message.Metadata = wire.Metadata((*wire.Event)(&h.Event))
 	}
 	m := &h.message
 	if !c.cfg.SettledByHandler { // Ack and Nack of one that was not made by NewMessage can't be waited for
@@ -215,46 +210,4 @@ func (c *consumer) watch(m *message.Message, h *holding) {
 	case <-c.handling.Done():
 		h.settle(context.Cause(c.handling)) // its result would come too late; the delivery has been handed back
 	}
-}
-
-// metadataOf is the event as the metadata of a Watermill message, with the keys of the wire format.
-func metadataOf(e *Event) message.Metadata {
-	m := make(message.Metadata, 9+len(e.Header))
-	maps.Copy(m, e.Header)
-	for _, p := range [...]redisstream.Pair{
-		{Key: keyType, Value: e.Type}, {Key: keySource, Value: e.Source}, {Key: keySubject, Value: e.Subject},
-		{Key: keyTime, Value: e.Time.Format(time.RFC3339Nano)}, {Key: keyCorrelation, Value: e.CorrelationID}, {Key: keyCausation, Value: e.CausationID},
-		{Key: keyOrganization, Value: e.OrganizationID}, {Key: keyUser, Value: e.UserID}, {Key: keyContentType, Value: e.ContentType},
-	} {
-		if p.Value != "" {
-			m[p.Key] = p.Value
-		}
-	}
-	return m
-}
-
-// again returns the event as a copy that arrives later: it keeps its identity and the position of the original.
-func (c *consumer) again(ref redisstream.Ref, e *decoded, attempt int, origin string) redisstream.Message {
-	position := e.position
-	setDefault(&position, positionOf(ref.ID))
-	extra := []redisstream.Pair{{Key: keyPosition, Value: string(position)}, {Key: keyAttempt, Value: strconv.Itoa(attempt)}}
-	crashes, first, putOffs := "", "", ""
-	if e.crashes > 0 {
-		crashes = strconv.Itoa(e.crashes)
-	}
-	if e.putOffs > 0 {
-		putOffs = strconv.Itoa(e.putOffs)
-	}
-	if !e.first.IsZero() {
-		first = e.first.UTC().Format(time.RFC3339Nano)
-	}
-	for _, p := range [...]redisstream.Pair{
-		{Key: keyCrashes, Value: crashes}, {Key: keyFirst, Value: first}, {Key: keyPutOffs, Value: putOffs},
-		{Key: keyOrigin, Value: origin}, {Key: keyHop, Value: e.hop}, {Key: keyPrevious, Value: e.previous},
-	} {
-		if p.Value != "" {
-			extra = append(extra, p)
-		}
-	}
-	return encode(&e.Event, append(extra, e.others...)...)
 }

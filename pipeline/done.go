@@ -4,6 +4,8 @@ import (
 	"hash/maphash"
 	"strings"
 	"sync"
+
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // doneEvents remembers which events were handled here last, by identity: where a group has lost its state, what it gives out again must not be
@@ -33,11 +35,11 @@ func hashes(text string) (k doneKey) {
 }
 
 // key returns the key of an event. The lock is held.
-func (d *doneEvents) key(e *Event) doneKey {
-	if d.source != e.Source || d.salt == (doneKey{}) {
-		d.source, d.salt = strings.Clone(e.Source), hashes(e.Source) // a clone: the event's memory is not to be kept
+func (d *doneEvents) key(source, id string) doneKey {
+	if d.source != source || d.salt == (doneKey{}) {
+		d.source, d.salt = strings.Clone(source), hashes(source) // a clone: the event's memory is not to be kept
 	}
-	k := hashes(e.ID)
+	k := hashes(id)
 	return doneKey{k[0]*31 + d.salt[0], k[1]*31 + d.salt[1]}
 }
 
@@ -45,7 +47,7 @@ func (d *doneEvents) key(e *Event) doneKey {
 func (d *doneEvents) add(e *Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	k := d.key(e)
+	k := d.key(e.Source, e.ID)
 	if len(d.ring) < doneBound {
 		d.ring = append(d.ring, k)
 		return
@@ -55,7 +57,7 @@ func (d *doneEvents) add(e *Event) {
 }
 
 // which returns those of the events that are remembered.
-func (d *doneEvents) which(events []decoded) []bool {
+func (d *doneEvents) which(events []wire.Decoded) []bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	set := make(map[doneKey]bool, len(d.ring))
@@ -64,7 +66,7 @@ func (d *doneEvents) which(events []decoded) []bool {
 	}
 	known := make([]bool, len(events))
 	for i := range events {
-		known[i] = set[d.key(&events[i].Event)]
+		known[i] = set[d.key(events[i].Source, events[i].ID)]
 	}
 	return known
 }

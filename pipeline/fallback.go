@@ -294,7 +294,7 @@ func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisst
 	}
 	entry := r.events[0].marked(r.id, r.number, "").Entry(redisstream.ID{MS: r.number})
 	event := c.bus.decode(r.stream, entry)
-	if event.origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
+	if event.Origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
 		return d, false
 	}
 	if c.bus.spool.isSent(r) || c.isPaused(r.stream) || c.sick() != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // F01: no entry that other software writes ends or holds up anything, whatever is in it.
@@ -132,8 +133,8 @@ func TestF01GroupIsDeliveredForeignEntriesOfItsTypes(t *testing.T) {
 	got := make(chan Event, 100)
 	g := GroupConfig{Group: "g", Patterns: []string{"t", "t.*"}, InFlight: 1}
 	consume(t, f.bus, g, AllStreams, func(m *message.Message, d *Delivery) {
-		if m.UUID != d.Event.ID || string(m.Payload) != string(d.Event.Data) || m.Metadata[keyType] != d.Event.Type {
-			t.Errorf("message %s %q of %s is not the event %+v", m.UUID, m.Payload, m.Metadata[keyType], d.Event)
+		if m.UUID != d.Event.ID || string(m.Payload) != string(d.Event.Data) || m.Metadata[wire.KeyType] != d.Event.Type {
+			t.Errorf("message %s %q of %s is not the event %+v", m.UUID, m.Payload, m.Metadata[wire.KeyType], d.Event)
 		}
 		// A handler can work as with any other event.
 		if _, err := f.bus.Publish(m.Context(), Event{Type: "reply.made"}); err != nil {

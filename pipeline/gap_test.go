@@ -8,6 +8,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // hearing is what a subscription has heard and missed.
@@ -78,7 +79,7 @@ func TestF60GapOfASlowSubscription(t *testing.T) {
 			within(t, "an event", fast)
 		}
 		if b.redis != nil {
-			if err := redistest.Shared(t).Client(t).XTrimMaxLen(t.Context(), b.keyOf("booking"), 60).Err(); err != nil {
+			if err := redistest.Shared(t).Client(t).XTrimMaxLen(t.Context(), wire.Format{Namespace: b.cfg.Namespace}.Key("booking"), 60).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // consume subscribes in a group and hands each message to the function.
@@ -306,7 +307,7 @@ func waitSince(t testing.TB, b *Bus, stream, group, eventType string, since time
 		return
 	}
 	client := redistest.Shared(t).Client(t)
-	key := "{" + b.keyOf(stream) + "}:waiting:" + group
+	key := "{" + wire.Format{Namespace: b.cfg.Namespace}.Key(stream) + "}:waiting:" + group
 	member := client.ZRange(t.Context(), key, 0, 0).Val()[0]
 	_, rest, _ := strings.Cut(member, "\x00")
 	_, packed, _ := strings.Cut(rest, "\x00")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // ErrScanLimit is yielded by History as the last thing when Query.Scan entries were looked at. The Cursor of the last record, or of
@@ -295,13 +296,13 @@ func (h *historyRead) look(at place, entry redisstream.Entry, yield func(Record,
 	h.scanned++
 	h.last = at
 	d := h.bus.decode(at.stream, entry)
-	if at.local && d.position != "" && h.query.Source == AllSources {
+	if at.local && d.Position != "" && h.query.Source == AllSources {
 		return nil // it comes from Redis
 	}
 	if number, spooled := h.bus.spool.numberOf(&d); spooled && h.query.Source == AllSources && !h.spooled.add(number) {
 		return nil // it was heard before Redis had it
 	}
-	r := d.record(at)
+	r := recordAt(&d, at)
 	if !h.wants(&r.Event) {
 		return nil
 	}
@@ -315,11 +316,11 @@ func (h *historyRead) look(at place, entry redisstream.Entry, yield func(Record,
 	return nil
 }
 
-// record is the event of an entry and where it stands. A copy in memory of what is stored in Redis stands where that does.
-func (d *decoded) record(at place) Record {
-	r := Record{Event: d.Event, Stream: at.stream, Position: positionOf(at.id), Local: at.local, at: at}
-	if at.local && d.position != "" {
-		r.Position, r.Local = d.position, false
+// recordAt is the event of an entry and where it stands. A copy in memory of what is stored in Redis stands where that does.
+func recordAt(d *wire.Decoded, at place) Record {
+	r := Record{Event: Event(d.Event), Stream: at.stream, Position: positionOf(at.id), Local: at.local, at: at}
+	if at.local && d.Position != "" {
+		r.Position, r.Local = Position(d.Position), false
 	}
 	return r
 }

@@ -21,7 +21,7 @@ type holding struct {
 	consumer *consumer
 	of       *membership
 	since    time.Time
-	entry    *redisstream.Entry // as it was read; nil when it is decoded
+	entry    *redisstream.Entry // as it was read; nil when it is wire.Decoded
 
 	message message.Message
 	ctx     deliveryContext

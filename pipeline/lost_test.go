@@ -13,6 +13,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // Whatever takes the state of a group away, while its consumer waits in a read: it consumes again within 2 s, loses nothing of what is published
@@ -265,7 +266,7 @@ func TestF14ResultIsInTheLogBeforeTheNextSuspectRuns(t *testing.T) {
 	for i := range 2 {
 		m := encode(&Event{ID: fmt.Sprint(i), Type: "booking.created"})
 		var err error
-		if m.Metadata, err = redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: keyCrashes, Value: "1"}); err != nil {
+		if m.Metadata, err = redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: wire.KeyCrashes, Value: "1"}); err != nil {
 			t.Fatal(err)
 		}
 		messages = append(messages, m)

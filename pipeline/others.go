@@ -8,12 +8,13 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // other is an entry of a type that this consumer has no handler for, and the event in it.
 type other struct {
 	h     *holding
-	event decoded
+	event wire.Decoded
 }
 
 const (
@@ -191,7 +192,7 @@ func (c *consumer) siftOthers(m *membership, others []other) (skips, waits []oth
 		switch taken := pattern.MatchAny(patterns, o.event.Type); {
 		case taken:
 			waits = append(waits, o)
-		case o.event.foreign:
+		case o.event.Foreign:
 			c.report(settlement{h: o.h, burial: c.foreign(o.h, &o.event)})
 		default:
 			skips = append(skips, o)
@@ -202,9 +203,9 @@ func (c *consumer) siftOthers(m *membership, others []other) (skips, waits []oth
 
 // foreign makes a dead letter of an entry that other software wrote into the stream and that no
 // handler of the group is for.
-func (c *consumer) foreign(h *holding, e *decoded) *redisstream.Burial {
+func (c *consumer) foreign(h *holding, e *wire.Decoded) *redisstream.Burial {
 	delivery := Delivery{
-		Event: e.Event, Stream: h.Stream, Position: positionOf(h.ref.ID),
+		Event: Event(e.Event), Stream: h.Stream, Position: positionOf(h.ref.ID),
 		First: time.Now().UTC(), ref: h.ref,
 	}
 	return c.burialOf(&delivery, KindForeign, fmt.Errorf("entry carries no event, and the group has "+
@@ -240,7 +241,7 @@ func (c *consumer) letWait(m *membership, others []other, most int) bool {
 	var waits []redisstream.Wait
 	bytes := 0
 	for _, o := range others[:min(len(others), most)] {
-		message := c.again(o.h.ref, &o.event, o.event.attempt, o.event.origin)
+		message := wire.Again(o.h.ref.ID, &o.event, o.event.Attempt, o.event.Origin)
 		bytes += len(message.Metadata) + len(message.Payload)
 		if len(waits) > 0 && bytes > waitBytes {
 			break

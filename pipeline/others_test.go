@@ -13,6 +13,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // noMoreMayWait makes the waiting set of the group "g" of the stream "booking" full.
@@ -31,7 +32,7 @@ func noMoreMayWait(t *testing.T, b *Bus) {
 	}
 	const fill = `for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do
 		redis.call('ZADD', KEYS[1], 0, 'booking.never\0' .. string.format('%018d', i) .. '\0') end`
-	key := []string{"{" + b.keyOf("booking") + "}:waiting:g"}
+	key := []string{"{" + wire.Format{Namespace: b.cfg.Namespace}.Key("booking") + "}:waiting:g"}
 	for n := 1; n <= redisstream.GroupBound; n += 5000 { // in steps that end long before a time-out
 		err := redistest.Shared(t).Client(t).Eval(t.Context(), fill, key, n, n+4999).Err()
 		if err != nil && err != redis.Nil {

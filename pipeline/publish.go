@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // Scope says where a published event goes.
@@ -115,12 +116,12 @@ func invalidCall(field, reason string) error {
 
 // encodeAll returns the events of one call as they are written to their streams.
 func encodeAll(events []Event) []redisstream.Message {
-	c := encoders.Get().(*encoder)
-	defer c.free()
+	c := wire.NewEncoder()
+	defer c.Free()
 	for i := range events {
-		c.add(&events[i])
+		c.Add((*wire.Event)(&events[i]))
 	}
-	messages := c.messages()
+	messages := c.Messages()
 	for i := range messages {
 		messages[i].UUID = events[i].ID
 	}

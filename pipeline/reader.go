@@ -9,6 +9,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // reader reads some of the streams of a consumer, each with its lane, in one command.
@@ -399,7 +400,7 @@ func (c *consumer) withoutDone(read []*holding, streams []string, highest []redi
 
 // doneOf returns which of the entries hold events that were handled here.
 func (c *consumer) doneOf(read []*holding) []bool {
-	events := make([]decoded, len(read))
+	events := make([]wire.Decoded, len(read))
 	for i, h := range read {
 		events[i] = c.bus.decode(h.Stream, *h.entry)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // ReplayOptions vary a Replay.
@@ -73,8 +74,8 @@ func (r *replay) add(ctx context.Context, record *Record) error {
 		}
 		return nil
 	}
-	e := decoded{Event: record.Event, position: record.Position}
-	r.batch = append(r.batch, redisstream.Copy{Message: copyOf(&e, OriginReplay)})
+	e := wire.Decoded{Event: wire.Event(record.Event), Position: string(record.Position)}
+	r.batch = append(r.batch, redisstream.Copy{Message: wire.Again(redisstream.ID{}, &e, 1, OriginReplay)})
 	if len(r.batch) < r.batchSize() {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // Loss is what was accepted and then lost, by no fault of who published it.
@@ -370,8 +371,8 @@ func (b *Bus) restoreOnce(stream string, lost []forgottenEvent) (accepted int, l
 	for i, one := range lost {
 		m := one.message
 		d := b.decode(stream, m.Entry(redisstream.ID{}))
-		if d.origin != OriginRestored {
-			if marked, err := redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: keyOrigin, Value: OriginRestored}); err == nil {
+		if d.Origin != OriginRestored {
+			if marked, err := redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: wire.KeyOrigin, Value: OriginRestored}); err == nil {
 				m.Metadata = marked
 			}
 		}

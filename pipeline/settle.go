@@ -10,6 +10,7 @@ import (
 
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // settlement is the result of one delivery on its way into the log: a copy that arrives later, a dead letter, or else an acknowledgement.
@@ -275,11 +276,11 @@ func (c *consumer) retryOf(d *Delivery, attempt int, delay time.Duration) *redis
 
 // copyOf returns a delivery as a copy that arrives later.
 func (c *consumer) copyOf(d *Delivery, attempt int, origin string) redisstream.Message {
-	e := decoded{
-		Event: d.Event, position: d.Position, crashes: d.Crashes, first: d.First, putOffs: d.putOffs,
-		hop: d.Hop, previous: d.Previous, others: d.others,
+	e := wire.Decoded{
+		Event: wire.Event(d.Event), Position: string(d.Position), Crashes: d.Crashes, First: d.First,
+		PutOffs: d.putOffs, Hop: d.Hop, Previous: d.Previous, Others: d.others,
 	}
-	return c.again(d.ref, &e, attempt, origin)
+	return wire.Again(d.ref.ID, &e, attempt, origin)
 }
 
 // report puts the result of an entry that was not handed out on its way into the log.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // spooled is one record of the spool: an event that certainly is not in Redis, or an append of which nobody knows. That one is the same append again
@@ -37,7 +38,7 @@ type spooledEvent struct {
 // nobody hears it twice, and the groups that have handled it, so that they do not again.
 func (e *spooledEvent) marked(spool string, number uint64, handled string) redisstream.Message {
 	m := e.message
-	pairs := []redisstream.Pair{{Key: keyOrigin, Value: OriginDrain}, {Key: keyHandled, Value: handled}, {Key: keySpool, Value: spoolMark(spool, number)}}
+	pairs := []redisstream.Pair{{Key: wire.KeyOrigin, Value: OriginDrain}, {Key: wire.KeyHandled, Value: handled}, {Key: wire.KeySpool, Value: spoolMark(spool, number)}}
 	if handled == "" {
 		pairs = slices.Delete(pairs, 1, 2)
 	}

@@ -88,7 +88,7 @@ func SpooledEvents(slot string) iter.Seq2[Event, error] {
 				return
 			}
 			for _, e := range record.events {
-				if !yield(b.decode(record.stream, e.message.Entry(redisstream.ID{})).Event, nil) {
+				if !yield(Event(b.decode(record.stream, e.message.Entry(redisstream.ID{})).Event), nil) {
 					return
 				}
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/memstream"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/spool"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // spooling keeps events on disk while Redis is away, and brings them there when it is back (DESIGN §9).
@@ -455,11 +456,11 @@ func (s *spooling) placed(batch []*spooled, first redisstream.ID) {
 }
 
 // numberOf returns the number of the record that an event stood in, if that was in this spool.
-func (s *spooling) numberOf(d *decoded) (number uint64, ours bool) {
-	if s == nil || d.spool == "" {
+func (s *spooling) numberOf(d *wire.Decoded) (number uint64, ours bool) {
+	if s == nil || d.Spool == "" {
 		return 0, false
 	}
-	text, ours := strings.CutPrefix(d.spool, s.log.ID()+"/")
+	text, ours := strings.CutPrefix(d.Spool, s.log.ID()+"/")
 	number, err := strconv.ParseUint(text, 10, 64)
 	return number, ours && err == nil
 }

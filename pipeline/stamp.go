@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // stamp returns copies of the events with everything filled in that the publisher left out, or all faults of the call. What the copies
@@ -74,7 +76,7 @@ func (b *Bus) check(index int, e *Event, internal bool, invalid *ValidationError
 	if e.CausationID != "" && !visibleASCII(e.CausationID, 256) {
 		fault("causationId", "must be at most 256 visible ASCII characters")
 	}
-	if _, err := checkedTime(e.Time); err != nil {
+	if _, err := wire.CheckedTime(e.Time); err != nil {
 		fault("time", "%v", err)
 	}
 	metadata := len(e.Subject) + len(e.OrganizationID) + len(e.UserID) + len(e.ContentType)

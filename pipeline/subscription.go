@@ -14,6 +14,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // subscription is one call of Subscribe. For each stream it follows it first reads what lies behind its beginning by
@@ -392,9 +393,9 @@ func (s *subscription) miss(g *Gap) {
 }
 
 // hear calls the function with an event that is wanted; false when the subscription has ended, and it was not called.
-func (s *subscription) hear(key tailKey, at spot, d decoded) (ok bool) {
+func (s *subscription) hear(key tailKey, at spot, d wire.Decoded) (ok bool) {
 	number, spooled := s.bus.spool.numberOf(&d)
-	if key.local && d.position != "" && !spooled && !s.config.LocalOnly {
+	if key.local && d.Position != "" && !spooled && !s.config.LocalOnly {
 		return true // a copy of what comes from Redis
 	}
 	if !pattern.MatchAny(s.config.Patterns, d.Type) {
@@ -408,7 +409,7 @@ func (s *subscription) hear(key tailKey, at spot, d decoded) (ok bool) {
 	if spooled && !s.spooled.add(number) {
 		return true
 	}
-	r := &heard{Record: d.record(place{at.id, key.stream, key.local}), by: s, key: key, at: at}
+	r := &heard{Record: recordAt(&d, place{at.id, key.stream, key.local}), by: s, key: key, at: at}
 	r.Header, r.Data = maps.Clone(r.Header), bytes.Clone(r.Data) // each subscription has its own
 	if err := s.call(context.WithValue(withCause(s.ctx, &r.Event), recordKey{}, r), r.Event); err != nil && s.ctx.Err() == nil {
 		s.bus.logger.Warn("subscription did not handle an event", "subscription", s.id, "type", r.Type, "id", r.ID, "err", err)

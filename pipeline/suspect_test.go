@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // publishSuspect publishes an event of which is known that a process died of it.
@@ -17,7 +18,7 @@ func publishSuspect(t *testing.T, b *Bus, e Event) {
 	t.Helper()
 	m := encode(&e)
 	var err error
-	if m.Metadata, err = redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: keyCrashes, Value: "1"}); err != nil {
+	if m.Metadata, err = redisstream.WithPairs(m.Metadata, redisstream.Pair{Key: wire.KeyCrashes, Value: "1"}); err != nil {
 		t.Fatal(err)
 	}
 	w := redisstream.Writer{Name: "test-" + e.ID, Seq: 1}

@@ -9,6 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // tail reads the end of one stream once for all subscriptions of this instance, and hands each entry to all that are attached through
@@ -272,7 +273,7 @@ func (t *tail) end() {
 // carried is what a message of the fan-out carries in its context: the entry is decoded once for all subscriptions.
 type carried struct {
 	spot  spot
-	event decoded
+	event wire.Decoded
 	gap   *Gap // instead of an event
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/rishi-platform/millrace/internal/wire"
 )
 
 // Publisher is the bus as a Watermill publisher. A topic is the name of a stream; the type of the event is the metadata
@@ -40,13 +42,13 @@ func (p publisher) Close() error { return nil }
 
 // eventOf reads the metadata as that of an entry is read.
 func eventOf(topic string, m *message.Message) Event {
-	d := decoded{Event: Event{ID: m.UUID, Data: m.Payload}}
+	d := wire.Decoded{Event: wire.Event{ID: m.UUID, Data: m.Payload}}
 	for key, value := range m.Metadata {
-		if !strings.HasPrefix(key, prefixWatermill) {
-			_ = d.set(key, value) // it never fails
+		if !strings.HasPrefix(key, wire.PrefixWatermill) {
+			_ = d.Set(key, value) // it never fails
 		}
 	}
-	if CheckType(d.Type) != nil || d.Stream() != topic {
+	if CheckType(d.Type) != nil || StreamOf(d.Type) != topic {
 		d.Type = topic
 	}
 	if d.ContentType == "" && jsonFault(d.Data) != "" {
@@ -58,7 +60,7 @@ func eventOf(topic string, m *message.Message) Event {
 	if d.CausationID == "" {
 		d.CausationID = causationID(m.Context())
 	}
-	return d.Event
+	return Event(d.Event)
 }
 
 // Subscriber is one instance of a consumer group as a Watermill subscriber. Each Subscribe is a consumer of its own. A topic is the name

@@ -19,11 +19,12 @@ var house = []row{
 	{pkg: "internal/loop", imports: ""},
 	{pkg: "internal/pattern", imports: ""},
 	{pkg: "internal/memstream", imports: "internal/redisstream"},
+	{pkg: "internal/wire", imports: "internal/redisstream"},
 	// What knows the server but not the bus.
 	{pkg: "migrations", imports: "internal/redisstream", tests: "pipeline"},
 	{pkg: "internal/doctor", imports: "internal/redisstream", tests: "pipeline"},
 	// The bus and what stands on it.
-	{pkg: "pipeline", imports: "internal/loop internal/memstream internal/pattern internal/redisstream internal/spool internal/units"},
+	{pkg: "pipeline", imports: "internal/loop internal/memstream internal/pattern internal/redisstream internal/spool internal/units internal/wire"},
 	{pkg: "telemetry", imports: "pipeline", tests: "router"},
 	{pkg: "telemetry/otelsdk", imports: "pipeline telemetry"},
 	{pkg: "router", imports: "pipeline"},
