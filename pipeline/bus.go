@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/loop"
 	"github.com/rishi-platform/millrace/internal/memstream"
 	"github.com/rishi-platform/millrace/internal/redisstream"
@@ -55,7 +56,7 @@ type Bus struct {
 
 	mu            sync.Mutex // guards what follows
 	closed        bool
-	consumers     map[*consumer]struct{}
+	consumers     map[*group.Consumer]struct{}
 	subscriptions map[string]*subscription
 	tails         map[tailKey]*tail
 }
@@ -74,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		started:       time.Now(),
 		logger:        cfg.Logger,
 		ended:         make(chan struct{}),
-		consumers:     map[*consumer]struct{}{},
+		consumers:     map[*group.Consumer]struct{}{},
 		subscriptions: map[string]*subscription{},
 		tails:         map[tailKey]*tail{},
 		hungAfter:     hungAfter,
@@ -190,7 +191,7 @@ func (b *Bus) Close(ctx context.Context) error {
 			}
 			var draining sync.WaitGroup
 			for _, c := range consumers {
-				draining.Go(c.close)
+				draining.Go(c.Close)
 			}
 			draining.Wait()
 			for _, s := range subscriptions {
@@ -247,7 +248,7 @@ func (b *Bus) redisError(op, stream string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, memstream.ErrClosed) {
+	if errors.Is(err, redisstream.ErrClosed) {
 		return ErrClosed
 	}
 	e := &RedisError{Op: op, Key: stream, Err: err}

@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"maps"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
 
@@ -116,20 +112,6 @@ func TestG16ShortHistoryOfLargeEvents(t *testing.T) {
 	}
 }
 
-// openConsumers returns the consumers of the bus.
-func (b *Bus) openConsumers() []*consumer {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Collect(maps.Keys(b.consumers))
-}
-
-// heldNow returns how many entries are held.
-func (w *holdings) heldNow() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.held)
-}
-
 // However many streams have something: whoever has room for one takes one.
 func TestG07RoomForOneTakesOne(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
@@ -154,8 +136,8 @@ func TestG07RoomForOneTakesOne(t *testing.T) {
 				within(t, fmt.Sprint("a delivery to consumer ", i), began[i])
 			}
 			<-time.After(20 * time.Millisecond) // slow handlers: fast ones read ahead what takes 5 ms
-			for _, c := range b.openConsumers() {
-				if n := c.holdings.heldNow(); n > 4 {
+			for _, c := range b.consuming() {
+				if n := c.Held(""); n > 4 {
 					t.Fatalf("a consumer with one place holds %d deliveries", n)
 				}
 			}
@@ -186,11 +168,11 @@ func TestG07WhatWaitsGoesToAnIdleSibling(t *testing.T) {
 		within(t, "the long job", began)
 		busy := onlyConsumer(t, b)
 		publish(t, b, events(5, "booking.created")...)
-		read, err := b.log.Read(t.Context(), busy.self, []string{"booking"}, 10, time.Second)
+		read, err := b.log.Read(t.Context(), busy.Self(), []string{"booking"}, 10, time.Second)
 		if err != nil || len(read) != 5 {
 			t.Fatal(read, err)
 		}
-		busy.holdings.arrive(busy.holdings.hold(busy, read), false) // as if there had been room
+		busy.Take(read) // as if there had been room
 		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error {
 			if d.Attempt != 1 || d.Origin != OriginFresh {
 				t.Errorf("%s is attempt %d of origin %q", d.Event.ID, d.Attempt, d.Origin)
@@ -202,48 +184,8 @@ func TestG07WhatWaitsGoesToAnIdleSibling(t *testing.T) {
 		close(goOn)
 		handled.await(t, 6)
 		awaitSettled(t, b, "booking", "g")
-		if n := busy.handled.Load(); n != 1 {
+		if _, n, _ := busy.Counts(); n != 1 {
 			t.Errorf("the busy one has handled %d", n)
 		}
 	})
-}
-
-// noAnswers is a transport that gets no answer when it takes something over or fetches it.
-type noAnswers struct{ transport }
-
-func (noAnswers) TakeOver(
-	context.Context, redisstream.Consumer, string, redisstream.Peer, redisstream.Most,
-) ([]redisstream.Delivered, error) {
-	return nil, io.ErrUnexpectedEOF
-}
-
-func (noAnswers) Fetch(
-	context.Context, redisstream.Consumer, string, []string, int,
-) ([]redisstream.Delivered, error) {
-	return nil, io.ErrUnexpectedEOF
-}
-
-func (noAnswers) Strangers(
-	context.Context, redisstream.Consumer, string, time.Duration, redisstream.Most,
-) ([]redisstream.Delivered, error) {
-	return nil, io.ErrUnexpectedEOF
-}
-
-// What is taken over or fetched may be too large for the link as well: it is asked for again in pieces.
-func TestG16WhatIsTakenIsAskedForInPieces(t *testing.T) {
-	t.Parallel()
-	for name, take := range map[string]func(*consumer, *membership){
-		"take-over": func(c *consumer, m *membership) { c.takeFrom(m, redisstream.Peer{Name: "dead", Beat: 2}) },
-		"fetch":     func(c *consumer, m *membership) { c.fetch(m, []string{"booking.created"}) },
-		"strangers": func(c *consumer, m *membership) { c.claimFromStrangers(m) },
-	} {
-		b := openBus(t, Config{})
-		b.log = noAnswers{b.log}
-		c := prepareConsumer(t.Context(), b, GroupConfig{Group: "g"}, "booking") // nothing runs
-		t.Cleanup(func() { c.undo(context.Canceled) })
-		take(c, &membership{stream: "booking"})
-		if most := c.budget.most(); most >= budgetMost {
-			t.Errorf("%s: %d bytes are asked for again, want less than %d", name, most, budgetMost)
-		}
-	}
 }

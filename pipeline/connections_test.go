@@ -216,15 +216,11 @@ func TestF64FullWindowIsNoUnlimitedRead(t *testing.T) {
 		within(t, "a delivery", began)
 	}
 	awaitFact(t, "no more reads", func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
 		waiting := 0
-		for c := range b.consumers {
-			c.holdings.mu.Lock()
-			if c.holdings.changed != nil {
+		for _, c := range b.consuming() {
+			if c.WaitsForRoom() {
 				waiting++
 			}
-			c.holdings.mu.Unlock()
 		}
 		return waiting == 1 // for room
 	})
@@ -266,7 +262,7 @@ func TestF04IdleConsumerNoticesADeadLink(t *testing.T) {
 	b, proxy := behind(t, redistest.Namespace(t))
 	handled := newTally()
 	consume(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, handled.ack)
-	awaitFact(t, "its place in the group", func() bool { return len(onlyConsumer(t, b).joined()) == 1 })
+	awaitFact(t, "its place in the group", func() bool { return onlyConsumer(t, b).Memberships() == 1 })
 	proxy.Freeze()
 	begun := time.Now()
 	awaitFact(t, "the outage", func() bool { return b.State() == StateUnavailable })

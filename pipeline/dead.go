@@ -57,6 +57,9 @@ func (q DeadQuery) matches(d *DeadLetter) bool {
 		(q.CorrelationID == "" || q.CorrelationID == d.Event.CorrelationID)
 }
 
+// errLaneFull is what keeps deliveries from a group.
+var errLaneFull = errors.New("lane of the group is full")
+
 // deadRange reads the dead letters of a group, as a pager does.
 type deadRange struct {
 	log   deadLog
@@ -152,22 +155,6 @@ func (b *Bus) deadLetter(stream, group string, e redisstream.Entry) DeadLetter {
 	return d
 }
 
-// burialOf makes a dead letter of a delivery.
-func (c *consumer) burialOf(d *Delivery, kind string, err error) *redisstream.Burial {
-	death := Death{
-		OriginalPosition: d.Position, Stream: d.Stream, Group: c.cfg.Group, Consumer: c.self.Name, Kind: kind, Cause: shortened(err.Error(), maxCause),
-		Attempts: d.Attempt, FirstAt: d.First, LastAt: time.Now().UTC(),
-	}
-	death.Fingerprint = fingerprint(kind, death.Cause)
-	var panicked *PanicError
-	if errors.As(err, &panicked) {
-		death.Stack = shortened(panicked.Stack, maxStack)
-	}
-	report, _ := json.Marshal(death)                       // strings and numbers always marshal
-	original, _ := redisstream.ParseID(string(d.Position)) // zero, and so not there, for what other software wrote as one
-	return &redisstream.Burial{Ref: d.ref, Original: original, Message: wire.Encode((*wire.Event)(&d.Event), d.others...), Report: string(report)}
-}
-
 const (
 	// requeueMost is how many dead letters one round trip of Requeue gives back at most.
 	requeueMost = 200
@@ -243,7 +230,7 @@ func (r *requeue) some(ctx context.Context, ids []redisstream.ID) (looked int, g
 		r.fail(fmt.Sprintf("requeue %d dead letters of group %s of", failed, r.group), err)
 	}
 	if full {
-		r.errs = append(r.errs, &RedisError{Op: "requeue", Key: r.stream, Kind: ErrBackPressure, Err: errFull,
+		r.errs = append(r.errs, &RedisError{Op: "requeue", Key: r.stream, Kind: ErrBackPressure, Err: errLaneFull,
 			Hint: "requeue the rest when the group has worked off its lane"})
 	}
 	ofAll := err != nil && redisstream.Classify(err) != redisstream.Other // an outage, a missing right, …

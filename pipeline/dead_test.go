@@ -154,7 +154,7 @@ func TestG19RequeueIntoAFullLane(t *testing.T) {
 	handle(t, b, g, "booking", func(context.Context, *Delivery) error { return errors.New("no") })
 	publish(t, b, events(5, "booking.created")...)
 	awaitDead(t, b, "booking", "g", 5)
-	onlyConsumer(t, b).close()
+	onlyConsumer(t, b).Close()
 	var at []Position
 	for _, letter := range deadLetters(t, b, "booking", "g") {
 		at = append(at, letter.Position)

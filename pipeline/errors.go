@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/memstream"
 )
 
@@ -28,11 +29,11 @@ var (
 	// ErrUnknownSubscription: Unsubscribe was called with an ID that is not subscribed.
 	ErrUnknownSubscription = errors.New("no such subscription")
 	// ErrLeaseLost is the cause of a delivery's cancelled context when the delivery was taken away from this consumer.
-	ErrLeaseLost = errors.New("delivery was taken over by another consumer")
+	ErrLeaseLost = group.ErrLeaseLost
 	// ErrDrainDeadline is the cause of a delivery's cancelled context when a stop did not wait for it any longer.
-	ErrDrainDeadline = errors.New("drain deadline has passed")
+	ErrDrainDeadline = group.ErrDrainDeadline
 	// ErrHandlerTimeout is the cause of a delivery's cancelled context when the handler has run for Policy.Timeout.
-	ErrHandlerTimeout = errors.New("handler timeout has passed")
+	ErrHandlerTimeout = group.ErrHandlerTimeout
 	// ErrSpoolFull: Redis is away, and the spool has no room; ErrSpoolFailed: it can't be written. Both are ErrUnavailable as well.
 	ErrSpoolFull   = fmt.Errorf("spool is full: %w", ErrUnavailable)
 	ErrSpoolFailed = fmt.Errorf("spool can't be written: %w", ErrUnavailable)

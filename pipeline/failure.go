@@ -3,9 +3,6 @@ package pipeline
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"regexp"
-	"strings"
 	"time"
 )
 
@@ -109,26 +106,4 @@ func kindOf(d *Delivery, err error) (kind string, permanent bool) {
 		return KindPanic, false
 	}
 	return KindError, false
-}
-
-const (
-	maxCause = 4 << 10 // bytes of an error's text that a dead letter keeps
-	maxStack = 8 << 10 // of a stack
-)
-
-func shortened(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	return strings.ToValidUTF8(text[:limit], "") + "…"
-}
-
-// changing is what differs between failures of one reason: what is quoted, and numbers, also hexadecimal ones and UUIDs.
-var changing = regexp.MustCompile(`"[^"]*"|'[^']*'|` + "`[^`]*`" + `|\b(?:0x)?[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*\b`)
-
-// fingerprint is the same for failures of one reason: kind and error text without digits, hexadecimal and quoted parts (DESIGN §15).
-func fingerprint(kind, cause string) string {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(changing.ReplaceAllString(shortened(cause, maxCause), "#"))) // never fails
-	return fmt.Sprintf("%s-%012x", kind, h.Sum64()>>16)
 }

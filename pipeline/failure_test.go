@@ -12,6 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
@@ -97,7 +98,7 @@ func TestF15FailingEventIsGivenUpAfterItsAttemptsAndDelaysNoOther(t *testing.T) 
 			}
 		}
 		if d.Kind != KindError || d.Cause != "no room 17" || d.Attempts != 3 || d.Event.ID != "bad" || d.Event.CorrelationID != "c-1" || string(d.Event.Data) != `{"room":17}` ||
-			d.OriginalPosition != bad.Outcomes[0].Position || d.Group != "g" || d.Consumer == "" || d.Fingerprint != fingerprint(KindError, "no room 4711") {
+			d.OriginalPosition != bad.Outcomes[0].Position || d.Group != "g" || d.Consumer == "" || d.Fingerprint != group.Fingerprint(KindError, "no room 4711") {
 			t.Errorf("dead letter %+v", d)
 		}
 		if d.FirstAt.Sub(begun[0]).Abs() > time.Second || d.LastAt.Sub(begun[2]).Abs() > time.Second {
@@ -164,30 +165,6 @@ func TestRetryAfterCostsNoAttempt(t *testing.T) {
 	})
 }
 
-// What has been put off for a day is a failure like any other.
-func TestRetryAfterEndsAfterADay(t *testing.T) {
-	t.Parallel()
-	c := &consumer{cfg: GroupConfig{Policy: Policy{Attempts: 1}}.withDefaults()}
-	d := Delivery{Event: Event{ID: "e", Type: "t", Source: "s"}, Attempt: 1, First: time.Now().Add(-putOffLimit + time.Minute)}
-	err := &RetryAfterError{Err: errors.New("not yet")}
-	if s := c.resultOf(&holding{Delivery: d}, err); s.retry == nil || s.retry.Delay <= 0 {
-		t.Errorf("within a day: %+v, want it put off by the back-off", s)
-	}
-	d.First = time.Now().Add(-putOffLimit - time.Minute)
-	if s := c.resultOf(&holding{Delivery: d}, err); s.burial == nil {
-		t.Errorf("after a day: %+v, want it given up", s)
-	}
-}
-
-func TestNegativeAttemptsAreWithoutEnd(t *testing.T) {
-	t.Parallel()
-	c := &consumer{cfg: GroupConfig{Policy: Policy{Attempts: -1}}.withDefaults()}
-	d := Delivery{Event: Event{ID: "e", Type: "t", Source: "s"}, Attempt: 1000}
-	if s := c.resultOf(&holding{Delivery: d}, errors.New("no")); s.retry == nil {
-		t.Errorf("got %+v, want a retry", s)
-	}
-}
-
 func TestDefaultBackoff(t *testing.T) {
 	t.Parallel()
 	for failures, want := range map[int]time.Duration{0: time.Second, 1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 9: 256 * time.Second, 10: 512 * time.Second, 11: 900 * time.Second, 1000: 900 * time.Second} {
@@ -202,22 +179,6 @@ func TestDefaultBackoff(t *testing.T) {
 		if len(different) < 50 {
 			t.Errorf("after %d failures: only %d different waits of 100", failures, len(different))
 		}
-	}
-}
-
-func TestFingerprint(t *testing.T) {
-	t.Parallel()
-	same := fingerprint(KindError, `dial tcp 10.0.0.1:5432: order "a-1" of 0xdeadbeef01 550e8400-e29b-41d4-a716-446655440000 refused`)
-	for _, cause := range []string{
-		`dial tcp 10.0.0.7:9999: order "b" of 0x1 650e8400-e29b-41d4-a716-446655440fff refused`,
-		"dial tcp 10.0.0.7:9999: order 'b c' of 0x1 650e8400-e29b-41d4-a716-446655440fff refused",
-	} {
-		if got := fingerprint(KindError, cause); got != same {
-			t.Errorf("%q has another fingerprint", cause)
-		}
-	}
-	if fingerprint(KindPanic, "x") == fingerprint(KindError, "x") || fingerprint(KindError, "refused") == fingerprint(KindError, "timed out") {
-		t.Error("different reasons have one fingerprint")
 	}
 }
 
@@ -321,7 +282,7 @@ func TestDeadLettersAreSelected(t *testing.T) {
 			"kind":        {DeadQuery{Kind: KindPermanent}, 125, "001"},
 			"type":        {DeadQuery{Types: []string{"booking.even"}}, 125, "000"},
 			"correlation": {DeadQuery{CorrelationID: "c-3"}, 50, "003"},
-			"fingerprint": {DeadQuery{Fingerprint: fingerprint(KindError, "even")}, 125, "000"},
+			"fingerprint": {DeadQuery{Fingerprint: group.Fingerprint(KindError, "even")}, 125, "000"},
 			"limit":       {DeadQuery{Limit: 7}, 7, "000"},
 			"newest":      {DeadQuery{Newest: true, Limit: 120}, 120, "249"},
 			"after":       {DeadQuery{After: all[99].Position}, 150, "100"},

@@ -3,10 +3,10 @@ package pipeline
 import (
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/rishi-platform/millrace/internal/pattern"
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/spool"
 )
 
 // Fallback says what the groups of this process do with events that are accepted while Redis is away.
@@ -37,19 +37,38 @@ type fallback struct {
 // claim is a record that a consumer has, and has not ended yet.
 type claim struct {
 	number   uint64
-	consumer *consumer
+	consumer redisstream.Consumer
 }
 
-// claim gives a record to a consumer, unless its group has had it or it is on its way to Redis.
-func (s *spooling) claim(r *spooled, c *consumer) bool {
-	number := r.number
-	if s.bus.State() != StateSpooling {
+// fallbackSpool is the spool as the consumers of this process see it.
+type fallbackSpool struct{ *spooling }
+
+func (s fallbackSpool) IsSpooling() bool      { return s.bus.State() == StateSpooling }
+func (s fallbackSpool) IsEmpty() bool         { return s.isEmpty() }
+func (s fallbackSpool) News() <-chan struct{} { return s.news() }
+
+func (s fallbackSpool) IsDrained(r *group.SpoolRecord) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasDrained(r.Stream, r.Number)
+}
+
+func (s fallbackSpool) IsSent(r *group.SpoolRecord) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasSent(r.Stream, r.Number)
+}
+
+// Claim gives a record to a consumer, unless its group has had it or it is on its way to Redis.
+func (s fallbackSpool) Claim(r *group.SpoolRecord, c redisstream.Consumer) bool {
+	number := r.Number
+	if !s.IsSpooling() {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := &s.fallback
-	if s.hasSent(r) || !numbersOf(&f.tried, c.cfg.Group).add(number) {
+	if s.hasSent(r.Stream, number) || !numbersOf(&f.tried, c.Group).add(number) {
 		return false
 	}
 	if f.claims == nil {
@@ -70,8 +89,8 @@ func numbersOf(m *map[string]*numbers, group string) *numbers {
 	return (*m)[group]
 }
 
-// start begins to handle a claim, unless the drain has taken it back.
-func (s *spooling) start(number uint64, c *consumer) bool {
+// Start begins to handle a claim, unless the drain has taken it back.
+func (s fallbackSpool) Start(number uint64, c redisstream.Consumer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	of := claim{number, c}
@@ -82,8 +101,8 @@ func (s *spooling) start(number uint64, c *consumer) bool {
 	return true
 }
 
-// finish ends a claim.
-func (s *spooling) finish(number uint64, c *consumer, handled bool) {
+// Finish ends a claim.
+func (s fallbackSpool) Finish(number uint64, c redisstream.Consumer, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.end(claim{number, c}, handled)
@@ -101,15 +120,12 @@ func (s *spooling) end(of claim, handled bool) {
 		delete(f.running, of.number)
 	}
 	if handled {
-		numbersOf(&f.handled, of.consumer.cfg.Group).add(of.number)
+		numbersOf(&f.handled, of.consumer.Group).add(of.number)
 	}
 }
 
-// abandon ends all claims of a consumer that has ended.
-func (s *spooling) abandon(c *consumer) {
-	if s == nil {
-		return
-	}
+// Abandon ends all claims of a consumer that has ended.
+func (s fallbackSpool) Abandon(c redisstream.Consumer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for of := range s.fallback.claims {
@@ -120,16 +136,9 @@ func (s *spooling) abandon(c *consumer) {
 	s.wake()
 }
 
-// isSent reports whether a record is on its way to Redis, or may be there.
-func (s *spooling) isSent(r *spooled) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.hasSent(r)
-}
-
-// hasSent is isSent. The lock is held.
-func (s *spooling) hasSent(r *spooled) bool {
-	return r.number <= max(s.fallback.sentTo, s.fallback.sending[r.stream])
+// hasSent reports whether a record is on its way to Redis, or may be there. The lock is held.
+func (s *spooling) hasSent(stream string, number uint64) bool {
+	return number <= max(s.fallback.sentTo, s.fallback.sending[stream])
 }
 
 // reserve takes those records, from the first one on, that no group is handling now: they are on their way to Redis. A claim that still waits for its
@@ -196,133 +205,60 @@ func (s *spooling) tell() {
 	}
 }
 
-// fallsBack reports whether the group handles what is in the spool while Redis is away.
-func (c *consumer) fallsBack() bool { return c.bus.spool != nil && c.bus.cfg.Fallback == Local }
-
 // fallbackRecords is how many records of the spool a consumer reads at once.
 const fallbackRecords = 64
 
-// fallbackLoop handles what is in the spool while Redis is away.
-func (c *consumer) fallbackLoop() {
-	s := c.bus.spool
-	reader := s.log.Reader()
-	defer reader.Close()
-	blocked := map[subjectKey]bool{} // subjects whose order would be lost
-	concerns := map[string]bool{}    // streams
-	for c.reading.Err() == nil {
-		news := s.news()
-		if c.bus.State() != StateSpooling {
-			reader.Close()   // a segment that is open keeps its room on the disk
-			if s.isEmpty() { // what has blocked them is in Redis
-				clear(blocked)
-			}
-			c.awaitNews(news)
+// Reader reads the records of the streams that concern a consumer.
+func (s fallbackSpool) Reader(concerns func(stream string) bool) group.SpoolReader {
+	return &fallbackReader{spool: s.spooling, reader: s.log.Reader(), concerns: concerns, known: map[string]bool{}}
+}
+
+type fallbackReader struct {
+	spool    *spooling
+	reader   *spool.Reader
+	concerns func(stream string) bool
+	known    map[string]bool // what it said of streams
+}
+
+func (r *fallbackReader) Close() { r.reader.Close() }
+
+func (r *fallbackReader) Read(most int) (records []group.SpoolRecord, more bool, err error) {
+	read, err := r.reader.Read(min(most, fallbackRecords))
+	if r.spool.isDamage(err) {
+		return nil, true, nil
+	}
+	if err != nil { // a segment that is drained meanwhile is removed; the drain complains of all else
+		r.reader.Close()
+		return nil, false, err
+	}
+	for _, record := range read {
+		stream, ok := spooledStream(record.Data)
+		concerned, known := r.known[string(stream)]
+		if !known && ok {
+			concerned = r.concerns(string(stream))
+			r.known[string(stream)] = concerned
+		}
+		if !concerned {
 			continue
 		}
-		room := c.holdings.free(c.reading)
-		if room == 0 {
-			return
+		one, err := decodeSpooled(record.Data)
+		if err != nil || one.discarded > 0 {
+			continue // the drain complains
 		}
-		records, err := reader.Read(min(room, fallbackRecords))
-		if s.isDamage(err) {
-			continue
-		}
-		if err != nil { // a segment that is drained meanwhile is removed; the drain complains of all else
-			reader.Close()
-			c.awaitNews(nil)
-			continue
-		}
-		if len(records) == 0 {
-			c.awaitNews(news)
-			continue
-		}
-		var mine []redisstream.Delivered
-		for _, record := range records {
-			stream, ok := spooledStream(record.Data)
-			concerned, known := concerns[string(stream)]
-			if !known && ok {
-				concerned = c.concerns(string(stream))
-				concerns[string(stream)] = concerned
-			}
-			if !concerned {
-				continue
-			}
-			r, err := decodeSpooled(record.Data)
-			if err != nil {
-				continue // the drain complains
-			}
-			if r.discarded > 0 {
-				continue
-			}
-			r.id, r.number = record.ID, record.Number
-			if d, ok := c.fromSpool(&r, blocked); ok {
-				mine = append(mine, d)
-			}
-		}
-		c.holdings.arrive(c.holdings.hold(c, mine), false)
+		one.id, one.number = record.ID, record.Number
+		records = append(records, one.forFallback())
 	}
+	return records, len(read) > 0, nil
 }
 
-func (c *consumer) awaitNews(news <-chan struct{}) {
-	timer := time.NewTimer(checkSoon)
-	defer timer.Stop()
-	select {
-	case <-news:
-	case <-timer.C:
-	case <-c.reading.Done():
+// forFallback is a record as consumers get it.
+func (s *spooled) forFallback() group.SpoolRecord {
+	r := group.SpoolRecord{Stream: s.stream, Number: s.number, Certain: s.certain()}
+	for _, e := range s.events {
+		r.Subjects = append(r.Subjects, e.subject)
 	}
-}
-
-// concerns reports whether the consumer may have something to handle of a stream.
-func (c *consumer) concerns(stream string) bool {
-	return c.topic == stream || c.topic == AllStreams && len(pattern.Of(c.cfg.Patterns, stream)) > 0
-}
-
-// fromSpool returns the delivery of a record of a stream that concerns the consumer, if it is to handle that now.
-func (c *consumer) fromSpool(r *spooled, blocked map[subjectKey]bool) (d redisstream.Delivered, mine bool) {
-	if c.bus.spool.isDrained(r) { // its room is not given back yet
-		return d, false
+	if r.Certain {
+		r.Entry = s.events[0].marked(s.id, s.number, "").Entry(redisstream.ID{MS: s.number})
 	}
-	of := subjectKey{r.stream, r.events[0].subject}
-	if !r.certain() {
-		for _, e := range r.events {
-			if e.subject != "" {
-				blocked[subjectKey{r.stream, e.subject}] = true
-			}
-		}
-		return d, false
-	}
-	entry := r.events[0].marked(r.id, r.number, "").Entry(redisstream.ID{MS: r.number})
-	event := c.bus.decode(r.stream, entry)
-	if event.Origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
-		return d, false
-	}
-	if c.bus.spool.isSent(r) || c.isPaused(r.stream) || c.sick() != nil {
-		if of.subject != "" {
-			blocked[of] = true
-		}
-		return d, false
-	}
-	if !c.bus.spool.claim(r, c) {
-		return d, false
-	}
-	return redisstream.Delivered{Ref: redisstream.Ref{Stream: r.stream, Spool: true, ID: entry.ID}, Entry: entry}, true
-}
-
-// isPaused reports whether the group takes nothing of a stream now.
-func (c *consumer) isPaused(stream string) bool {
-	m := c.membership(stream)
-	if m == nil {
-		return false
-	}
-	c.holdings.mu.Lock()
-	defer c.holdings.mu.Unlock()
-	return m.pause.isPaused()
-}
-
-// spoolMembership is the place of a delivery that comes from the spool: no group of Redis knows of it, no lease can be lost.
-func spoolMembership() *membership {
-	m := &membership{}
-	m.fresh.Store(1<<63 - 1)
-	return m
+	return r
 }

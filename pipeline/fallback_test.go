@@ -126,9 +126,7 @@ func TestF58FallbackIsNotHeldUpByDeliveriesOfRedis(t *testing.T) {
 	wantHeard(t, began, "1")
 	server.Kill(t)
 	awaitState(t, b, StateSpooling)
-	for c := range b.consumers {
-		c.membership("booking").fresh.Store(1) // as after 5.5 s
-	}
+	onlyConsumer(t, b).Lapse("booking") // as after 5.5 s
 	close(goOn)
 	for i := range 20 {
 		id := fmt.Sprintf("spooled-%d", i)
@@ -258,8 +256,8 @@ func TestF58EndOfALostDeliveryLeavesTheClaim(t *testing.T) {
 	awaitState(t, b, StateSpooling)
 	publishSpooled(t, b, Event{ID: "1", Type: "booking.created"})
 	first := CurrentDelivery(within(t, "the event", messages).Context())
-	c.stop("no route to the database", "")
-	tryNow(c)
+	c.Stop("no route to the database")
+	c.TryNow()
 	if first.Begin() {
 		t.Fatal("it begins, and its consumer has stopped itself")
 	}

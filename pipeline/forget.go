@@ -39,6 +39,9 @@ func (b *Bus) Forgettable(ctx context.Context, stream, group, pattern string) (i
 	return f.each(ctx, f.count)
 }
 
+// typesAtOnce is how many types are asked for at a time.
+const typesAtOnce = 100
+
 // forgetting is one call of ForgetType or Forgettable.
 type forgetting struct {
 	bus                    *Bus

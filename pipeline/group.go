@@ -1,10 +1,13 @@
 package pipeline
 
 import (
+	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
-	"github.com/rishi-platform/millrace/internal/redisstream"
+	"github.com/rishi-platform/millrace/internal/group"
 )
 
 // AllStreams is the topic that stands for every stream which the patterns of a GroupConfig name or match, those that are made
@@ -23,8 +26,7 @@ type GroupConfig struct {
 	// InFlight bounds the deliveries that are handed over and not settled yet. Default: 256.
 	InFlight int
 	// From is where the group starts when it does not exist yet. Default: Oldest, so that nothing is missed.
-	From  Position
-	asked Position // From as it was given
+	From Position
 	// Policy says what becomes of deliveries.
 	Policy Policy
 	// SettledByHandler means that whoever gets the messages settles each with Delivery.Settle, and that Ack and Nack of the
@@ -106,10 +108,7 @@ type Delivery struct {
 	Hop      string    // W3C traceparent of whoever sent it again; empty for a fresh one
 	Previous string    // W3C traceparent of the last failed attempt; empty where unknown
 
-	ref     redisstream.Ref
-	putOffs int                // how often it was put off without a time, at no cost of an attempt
-	others  []redisstream.Pair // metadata that a retry carries on
-	holding *holding           // what holds it
+	holding *group.Holding // of which it is a part
 }
 
 // Begin is called by those who set GroupConfig.SettledByHandler, just before the handler starts. It
@@ -117,15 +116,14 @@ type Delivery struct {
 // group was paused meanwhile, nor where this process stood still for some seconds and may have been
 // taken for dead; then the delivery comes again when it may start, if it is still this consumer's. One
 // that is not to begin is settled with ErrLeaseLost, which settles nothing.
-func (d *Delivery) Begin() bool { return d.holding.begin() }
+func (d *Delivery) Begin() bool { return d.holding.Begin() }
 
 // Settle ends the delivery: nil acknowledges it, an error makes it a failure. Only the first call counts. It is for those who
 // set GroupConfig.SettledByHandler.
-func (d *Delivery) Settle(err error) { d.holding.settle(err) }
+func (d *Delivery) Settle(err error) { d.holding.Settle(err) }
 
 func (g GroupConfig) withDefaults() GroupConfig {
 	setDefault(&g.InFlight, 256)
-	g.asked = g.From
 	setDefault(&g.From, Oldest)
 	setDefault(&g.Policy.DrainTimeout, 20*time.Second)
 	setDefault(&g.Policy.Attempts, defaultAttempts)
@@ -137,4 +135,105 @@ func (g GroupConfig) withDefaults() GroupConfig {
 		g.Policy.Backoff = DefaultBackoff
 	}
 	return g
+}
+
+// consumer is what internal/group is told of it.
+func (g *GroupConfig) consumer(b *Bus, topic string, asked Position) group.Config {
+	c := group.Config{
+		Group: g.Group, Name: b.instance + "-" + newID()[24:], Topic: topic, Patterns: g.Patterns,
+		InFlight: g.InFlight, Asked: string(asked), Policy: group.Policy(g.Policy),
+	}
+	switch g.From {
+	case Oldest:
+	case Now:
+		c.FromNow = true
+	default:
+		c.From = g.From.bound().Prev() // From names the first event
+	}
+	return c
+}
+
+// newConsumer returns a consumer that does nothing yet, and where its deliveries come out.
+func newConsumer(ctx context.Context, b *Bus, cfg GroupConfig, topic string) *outlet {
+	asked := cfg.From
+	cfg = cfg.withDefaults()
+	o := newOutlet(b, cfg)
+	host := group.Host{
+		Log: b.log, Wire: b.wire(), Outlet: o, Logger: b.logger, Started: b.started, Shape: b.redisError,
+		About: func() string { return aboutConsumer(b, o.consumer) },
+		Announce: func(ctx context.Context, stream string, p group.Pause, paused bool) {
+			what := typeGroupResumed
+			if paused {
+				what = typeGroupPaused
+			}
+			b.announcePause(ctx, what, stream, cfg.Group, Pause(p))
+		},
+		Ended: func() { b.leave(o.consumer) },
+	}
+	if b.link != nil {
+		host.Link = b.link
+	}
+	if b.spool != nil && b.cfg.Fallback == Local {
+		host.Spool = fallbackSpool{b.spool}
+	}
+	if unhandled := b.cfg.Hooks.Unhandled; unhandled != nil {
+		host.Unhandled = func(stream, eventType string) { unhandled(stream, cfg.Group, eventType) }
+	}
+	o.consumer = group.New(ctx, host, cfg.consumer(b, topic, asked))
+	return o
+}
+
+// consume joins the group and starts a consumer. An error means that a person must act; a server that is away
+// does not.
+func (b *Bus) consume(ctx context.Context, cfg GroupConfig, topic string) (*outlet, error) {
+	if b.cfg.NoPublish {
+		return nil, errNoPublish
+	}
+	o := newConsumer(ctx, b, cfg, topic)
+	err := o.consumer.Join(ctx, true)
+	if err == nil {
+		err = b.adopt(o.consumer)
+	}
+	if err != nil {
+		o.consumer.Undo(err)
+		return nil, err
+	}
+	o.consumer.Start()
+	return o, nil
+}
+
+// initializeGroup joins the group and leaves it again. It reads nothing. It returns how many streams it has joined.
+func (b *Bus) initializeGroup(ctx context.Context, cfg GroupConfig, topic string) (int, error) {
+	if b.cfg.NoPublish {
+		return 0, errNoPublish
+	}
+	c := newConsumer(ctx, b, cfg, topic).consumer
+	err := c.Join(ctx, false)
+	joined := c.Memberships()
+	c.Undo(context.Canceled)
+	return joined, err
+}
+
+// adopt enters a consumer into the bus, which closes it with itself.
+func (b *Bus) adopt(c *group.Consumer) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return ErrClosed
+	}
+	b.consumers[c] = struct{}{}
+	return nil
+}
+
+func (b *Bus) leave(c *group.Consumer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.consumers, c)
+}
+
+// consuming returns the consumers of this process.
+func (b *Bus) consuming() []*group.Consumer {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.consumers))
 }

@@ -446,7 +446,7 @@ func TestF16WhatIsInterruptedHasNotFailed(t *testing.T) {
 		if !d.Begin() {
 			t.Fatal("it may not begin")
 		}
-		onlyConsumer(t, b).abandon(ErrDrainDeadline)
+		onlyConsumer(t, b).Abandon(ErrDrainDeadline)
 		within(t, "the end of its ctx", m.Context().Done())
 		d.Settle(context.Cause(m.Context()))
 		_ = sub.Close()

@@ -27,7 +27,10 @@ func CheckHeader(name string) error {
 // ContentTypeFields is the content type of an event made of a foreign entry: a JSON array of [name, value] pairs.
 const ContentTypeFields = "application/vnd.millrace.fields+json"
 
+// wire reads the entries of this bus.
+func (b *Bus) wire() wire.Format { return wire.Format{Namespace: b.cfg.Namespace} }
+
 // decode reads an entry of a stream.
 func (b *Bus) decode(stream string, entry redisstream.Entry) wire.Decoded {
-	return wire.Format{Namespace: b.cfg.Namespace}.Decode(stream, entry)
+	return b.wire().Decode(stream, entry)
 }

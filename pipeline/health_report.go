@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/pattern"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
@@ -228,44 +229,28 @@ func (b *Bus) takesEvents(h *Health, err error) {
 // beatProblems names the streams that consumers of this process can't read, or can't beat at, though
 // Redis answers.
 func (b *Bus) beatProblems(h *Health) {
-	b.mu.Lock()
-	consumers := slices.Collect(maps.Keys(b.consumers))
-	b.mu.Unlock()
-	for _, c := range consumers {
-		c.mu.Lock()
-		for _, r := range c.readers {
-			if r.trouble != nil && time.Since(r.since) > silentProblem {
-				err := b.redisError("read group "+c.cfg.Group, "", unwrapped(r.trouble))
-				h.redisProblem("group-unread", SeverityError, fmt.Sprintf("group %s of this process can't read %s since %s: ",
-					c.cfg.Group, strings.Join(r.streams, ", "), r.since.UTC().Format(time.RFC3339)), err)
+	for _, c := range b.consuming() {
+		for _, t := range c.Troubles(silentProblem) {
+			code, what := "consumer-hindered", "can't "+t.What+" at stream "+t.Streams[0]
+			switch t.What {
+			case group.TroubleRead:
+				code, what = "group-unread", "can't read "+strings.Join(t.Streams, ", ")
+			case group.TroubleBeat:
+				code, what = "consumer-stalled", "takes nothing of stream "+t.Streams[0]
 			}
+			h.redisProblem(code, SeverityError, fmt.Sprintf("group %s of this process %s since %s: ",
+				c.Group(), what, t.Since.UTC().Format(time.RFC3339)), t.Err)
 		}
-		for _, m := range c.streams {
-			if m.trouble != nil && time.Since(m.beaten) > silentProblem {
-				err := b.redisError("beat in group "+c.cfg.Group+" of", m.stream, m.trouble)
-				h.redisProblem("consumer-stalled", SeverityError, fmt.Sprintf("group %s of this process takes nothing of stream %s since %s: ",
-					c.cfg.Group, m.stream, m.beaten.UTC().Format(time.RFC3339)), err)
-			}
-			for _, s := range m.setbacks.lasting(silentProblem, time.Now()) {
-				err := c.setbackError(m, s.step, s.err)
-				h.redisProblem("consumer-hindered", SeverityError, fmt.Sprintf("group %s of this process can't %s at stream %s since %s: ",
-					c.cfg.Group, s.step, m.stream, s.first.UTC().Format(time.RFC3339)), err)
-			}
-		}
-		c.mu.Unlock()
 	}
 }
 
 // sickProblems names the consumers of this process that have stopped themselves, and returns their names.
 func (b *Bus) sickProblems(h *Health) map[string]bool {
-	b.mu.Lock()
-	consumers := slices.Collect(maps.Keys(b.consumers))
-	b.mu.Unlock()
 	known := map[string]bool{}
-	for _, c := range consumers {
-		if sick := c.sick(); sick != nil {
-			known[c.self.Name] = true
-			h.sickProblem("consumer "+c.self.Name+" of this process", c.cfg.Group, sick)
+	for _, c := range b.consuming() {
+		if sick := c.Sick(); sick != nil {
+			known[c.Name()] = true
+			h.sickProblem("consumer "+c.Name()+" of this process", c.Group(), (*Sick)(sick))
 		}
 	}
 	return known

@@ -1,14 +1,11 @@
 package pipeline
 
 import (
-	"bytes"
 	"fmt"
-	"maps"
-	"runtime/pprof"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
@@ -20,78 +17,25 @@ const (
 	maxStuck = 10
 )
 
-// overdueHandler is a handler of this process that runs for longer than it may.
-type overdueHandler struct {
-	of    *holding
-	since time.Time
-	stack string // as it was when the handler got stuck; empty: not looked at yet
-}
-
-// overdue returns the handlers of a consumer that run for longer than they may: for twice Policy.Timeout,
-// or for longer than the given time where there is none.
-func (c *consumer) overdue(now time.Time, longest time.Duration) []overdueHandler {
-	if c.cfg.Policy.Timeout == 0 {
-		return c.holdings.running(now.Add(-longest))
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var handlers []overdueHandler
-	for of, stuck := range c.stuckHandlers {
-		handlers = append(handlers, overdueHandler{of: of, since: stuck.since, stack: stuck.stack})
-	}
-	return handlers
-}
-
-// running returns the handlers that began before the given time and have not returned.
-func (w *holdings) running(before time.Time) (handlers []overdueHandler) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	look := func(h *holding) {
-		switch h.state {
-		case heldHanded, heldRunning, heldLent, heldLost:
-			if !h.began.IsZero() && h.began.Before(before) {
-				handlers = append(handlers, overdueHandler{of: h, since: h.began})
-			}
-		}
-	}
-	for _, h := range w.held {
-		look(h)
-	}
-	for h := range w.lost {
-		look(h)
-	}
-	return handlers
-}
-
-// took notes that a foreign router has taken a delivery, whose handler may run from now on.
-func (w *holdings) took(h *holding, now time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	h.began = now
-}
-
 // stuckProblems names the handlers of this process that run for longer than they may, those first that
 // have run longest, and returns what they handle.
 func (b *Bus) stuckProblems(h *Health) map[redisstream.Ref]bool {
-	b.mu.Lock()
-	consumers := slices.Collect(maps.Keys(b.consumers))
-	b.mu.Unlock()
-	var handlers []overdueHandler
-	for _, c := range consumers {
-		handlers = append(handlers, c.overdue(time.Now(), b.hungAfter)...)
+	var handlers []group.Overdue
+	for _, c := range b.consuming() {
+		handlers = append(handlers, c.Overdue(time.Now(), b.hungAfter)...)
 	}
-	slices.SortFunc(handlers, func(x, y overdueHandler) int { return x.since.Compare(y.since) })
+	slices.SortFunc(handlers, func(x, y group.Overdue) int { return x.Since.Compare(y.Since) })
 	known := map[redisstream.Ref]bool{}
 	for _, handler := range handlers {
-		known[handler.of.ref] = true
+		known[handler.Of.Ref()] = true
 	}
 	all := ""
 	for _, handler := range handlers[:min(len(handlers), maxStuck)] {
-		if handler.stack == "" {
+		if handler.Stack == "" {
 			if all == "" {
-				all = goroutines()
+				all = group.Goroutines()
 			}
-			handler.stack = stackOf(all, handler.of.Event.ID)
+			handler.Stack = group.StackOf(all, handler.Of.Event.ID)
 		}
 		h.stuckProblem(handler, b.hungAfter)
 	}
@@ -101,19 +45,19 @@ func (b *Bus) stuckProblems(h *Health) map[redisstream.Ref]bool {
 	return known
 }
 
-func (h *Health) stuckProblem(handler overdueHandler, longest time.Duration) {
-	of := handler.of
+func (h *Health) stuckProblem(handler group.Overdue, longest time.Duration) {
+	of, c := handler.Of, handler.By
 	text := fmt.Sprintf("handler of group %s of stream %s for %s %s has run since %s, ",
-		of.consumer.cfg.Group, of.Stream, of.Event.Type, of.Event.ID, handler.since.UTC().Format(time.RFC3339))
+		c.Group(), of.Stream(), of.Event.Type, of.Event.ID, handler.Since.UTC().Format(time.RFC3339))
 	hint := "handlers must heed the end of their context"
-	if timeout := of.consumer.cfg.Policy.Timeout; timeout > 0 {
+	if timeout := c.Timeout(); timeout > 0 {
 		text += fmt.Sprintf("longer than twice its timeout of %s", timeout)
 	} else {
 		text += fmt.Sprintf("longer than %s, and has no timeout", longest)
 		hint = "find out what it waits for, and restart the worker; a timeout says how long a handler may run, and ends its context then"
 	}
-	if handler.stack != "" {
-		text += ": " + handler.stack
+	if handler.Stack != "" {
+		text += ": " + handler.Stack
 	}
 	h.problem("handler-stuck", SeverityError, text, hint)
 }
@@ -184,34 +128,7 @@ func (h *Health) heldProblem(code, severity, stream string, g redisstream.GroupI
 // It is how the stack of one that does not return is found.
 const LabelDelivery = "millrace_delivery"
 
-// calmAhead is up to how many entries a consumer reads ahead and still has time for labels: it handles
-// 1,000 deliveries a second then.
-const calmAhead = int(aheadFor / time.Millisecond)
-
 // Labelled reports whether the handler of the delivery is to run under LabelDelivery. A label costs
 // 100 ns and three allocations, so where there is no Policy.Timeout, consumers that handle more than
 // about 1,000 deliveries a second go without.
-func (d *Delivery) Labelled() bool {
-	h := d.holding
-	return h != nil && (h.calm || h.consumer.cfg.Policy.Timeout > 0)
-}
-
-// goroutines returns the stacks of all goroutines, with their labels.
-func goroutines() string {
-	var all bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&all, 1); err != nil {
-		return ""
-	}
-	return all.String()
-}
-
-// stackOf finds the stack of the goroutine that handles an event; empty where none says that it does.
-func stackOf(goroutines, id string) string {
-	label := fmt.Sprintf("%q:%q", LabelDelivery, id)
-	for block := range strings.SplitSeq(goroutines, "\n\n") {
-		if strings.Contains(block, label) {
-			return shortened(block, maxStack)
-		}
-	}
-	return ""
-}
+func (d *Delivery) Labelled() bool { return d.holding != nil && d.holding.Labelled() }

@@ -71,7 +71,7 @@ func TestG19HungHandlerWithoutTimeout(t *testing.T) {
 		if err != nil || r.OldestUnackedSeconds == nil || *r.OldestUnackedSeconds != (hungAfter+time.Second).Seconds() {
 			t.Errorf("report %+v, error %v, want the age of what hangs", r, err)
 		}
-		onlyConsumer(t, b).holdings.lose(hung.ref)
+		onlyConsumer(t, b).Lose(hung.holding.Ref())
 		wantStuck(t, b, "hung", began)
 		release()
 		synctest.Wait()

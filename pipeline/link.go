@@ -114,6 +114,9 @@ func (l *link) suspect() {
 	}
 }
 
+// Suspect is suspect, for consumers.
+func (l *link) Suspect() { l.suspect() }
+
 // unavailable is the error of a call that can't be served in this state.
 func (l *link) unavailable(op string) error {
 	err := l.trouble()
@@ -288,8 +291,8 @@ func (l *link) isConnected() bool {
 	return false
 }
 
-// roundTrip is how far the server is; 0: it was never reached.
-func (l *link) roundTrip() time.Duration {
+// RoundTrip is how far the server is; 0: it was never reached.
+func (l *link) RoundTrip() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.trips.shortest()
@@ -314,9 +317,6 @@ func (r *roundTrips) shortest() time.Duration {
 	}
 	return slices.Min(r.last[:min(r.n, len(r.last))])
 }
-
-// isFar reports whether a round trip takes long.
-func (l *link) isFar() bool { return l.roundTrip() >= farAway }
 
 // note takes the results of checks into account.
 func (l *link) note(results map[redisstream.Shard]checked) {
@@ -502,7 +502,7 @@ func (b *Bus) announceState(from, to State, cause error) {
 		about.Cause = cause.Error()
 	}
 	data, _ := json.Marshal(about) // strings always marshal
-	ctx, cancel := context.WithTimeout(b.stopped, settleTimeout)
+	ctx, cancel := context.WithTimeout(b.stopped, announceTimeout)
 	defer cancel()
 	if _, err := b.publishAs(ctx, PublishOptions{}, []Event{{Type: "system.bus." + string(to), Subject: b.instance, Data: data}}, true); err != nil && ctx.Err() == nil {
 		b.logger.Warn("change of the state could not be published", "to", to, "err", err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
@@ -136,7 +137,7 @@ func TestG02PauseThatMeetsAnotherOneEnds(t *testing.T) {
 			t.Fatal(done, err)
 		}
 		c := onlyConsumer(t, b)
-		awaitFact(t, "the consumer to hear of it", func() bool { return c.isPaused("booking") })
+		awaitFact(t, "the consumer to hear of it", func() bool { return c.IsPaused("booking") })
 		close(fail)
 		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Lane+g.Deferred >= n })
 		if done, err := b.ResumeGroup(t.Context(), "booking", "g"); !done || err != nil {
@@ -153,7 +154,7 @@ func TestG19OperatorTakesAPauseOver(t *testing.T) {
 	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
 		b := open(nil)
 		_ = consumeNothing(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}).Close()
-		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pausedBy("somebody").text()); !done || err != nil {
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pauseText(pausedBy("somebody"))); !done || err != nil {
 			t.Fatal(done, err)
 		}
 		if done, err := b.PauseGroup(t.Context(), "booking", "g", "maintenance"); !done || err != nil {
@@ -165,55 +166,6 @@ func TestG19OperatorTakesAPauseOver(t *testing.T) {
 		if done, err := b.ResumeGroup(t.Context(), "booking", "g"); !done || err != nil {
 			t.Errorf("resume: %v, %v", done, err)
 		}
-	})
-}
-
-// The one who makes the probes of a paused group has died, and is still listed, for whatever reason: nobody waits until he is removed.
-func TestG03ProbesAreInheritedFromTheDead(t *testing.T) {
-	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
-		b := open(nil)
-		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
-		_ = consumeNothing(t, b, g).Close()
-		text := pausedBy("prober").text()
-		if done, err := b.log.Pause(t.Context(), "booking", "g", "", text); !done || err != nil {
-			t.Fatal(done, err)
-		}
-		c := prepareConsumer(t.Context(), b, g, AllStreams) // nothing runs: it hears what this test says
-		t.Cleanup(func() { c.undo(context.Canceled) })
-		m := &membership{stream: "booking"}
-		m.pause.self = c.self.Name
-		c.heardPause(m, text, time.Now())
-		prober := func() string {
-			r, err := b.Group(t.Context(), "booking", "g")
-			if err != nil || r.Paused == nil {
-				t.Fatal(r, err)
-			}
-			return r.Paused.Consumer
-		}
-		listed := []redisstream.Peer{{Name: "another", Beat: 2}, {Name: "prober", Beat: 1}}
-
-		for _, dead := range [][]redisstream.Peer{nil, listed[:1]} {
-			c.inherit(m, listed, dead)
-			c.tending.Wait()
-			if p := prober(); p != "prober" {
-				t.Fatalf("with %v dead, %s makes the probes, want the one who lives", dead, p)
-			}
-		}
-		c.inherit(m, listed, listed[1:])
-		c.tending.Wait()
-		if p := prober(); p != "prober" {
-			t.Errorf("%s makes the probes at once, and others may have something to try", p)
-		}
-		m.pause.vacant = m.pause.vacant.Add(-vacantFor)
-		c.inherit(m, listed, listed[1:])
-		c.tending.Wait()
-		if p := prober(); p != c.self.Name {
-			t.Errorf("%s makes the probes, want this consumer", p)
-		}
-		if c.holdings.mu.Lock(); !m.pause.mayProbe(time.Now().Add(probeFirst)) {
-			t.Error("it makes no probe")
-		}
-		c.holdings.mu.Unlock()
 	})
 }
 
@@ -238,28 +190,23 @@ func TestG04WhatComesBackIsAnotherDelivery(t *testing.T) {
 	within(t, "the first delivery", began)
 	waiting := string(publish(t, b, Event{ID: "waiting", Type: "booking.created"}).Outcomes[0].Position)
 	c := onlyConsumer(t, b)
-	m := c.membership("booking")
 	if done, err := b.PauseGroup(t.Context(), "booking", "g", "maintenance"); !done || err != nil {
 		t.Fatal(done, err)
 	}
-	awaitFact(t, "the consumer to hear of it", func() bool { return c.isPaused("booking") })
-	m.taking.Store(true) // nothing is taken over until this test says so
-	c.holdings.arrive(c.holdings.hold(c, entriesOf(t, b, c, waiting)), false)
+	awaitFact(t, "the consumer to hear of it", func() bool { return c.IsPaused("booking") })
+	c.TakeOver("booking", false) // nothing is taken over until this test says so
+	c.Take(entriesOf(t, b, c, waiting))
 	close(goOn)
-	awaitFact(t, "it to wait", func() bool {
-		c.holdings.mu.Lock()
-		defer c.holdings.mu.Unlock()
-		return len(m.parked) == 1
-	})
+	awaitFact(t, "it to wait", func() bool { _, paused := c.Waiting(); return paused == 1 })
 
 	// As a peer takes over: its count stays, so that it is no suspect, of which raising the count would find out that it is settled.
 	client.XClaimJustID(t.Context(), &redis.XClaimArgs{Stream: key, Group: "g", Consumer: "peer", Messages: []string{waiting}})
-	m.fresh.Store(1) // as after a stall
-	m.beatSoon()
-	awaitFact(t, "it to be known as lost", func() bool { return !c.holdings.holds(redisstream.Ref{Stream: "booking", ID: entryID(t, waiting)}) })
+	c.Lapse("booking") // as after a stall
+	c.BeatSoon("booking")
+	awaitFact(t, "it to be known as lost", func() bool { return !c.Holds(redisstream.Ref{Stream: "booking", ID: entryID(t, waiting)}) })
 	client.ZAdd(t.Context(), "{"+key+"}:alive:g", redis.Z{Score: float64(redisstream.Left), Member: "peer"})
-	m.taking.Store(false)
-	awaitFact(t, "it to be here again", func() bool { return c.holdings.holds(redisstream.Ref{Stream: "booking", ID: entryID(t, waiting)}) })
+	c.TakeOver("booking", true)
+	awaitFact(t, "it to be here again", func() bool { return c.Holds(redisstream.Ref{Stream: "booking", ID: entryID(t, waiting)}) })
 	if done, err := b.ResumeGroup(t.Context(), "booking", "g"); !done || err != nil {
 		t.Fatal(done, err)
 	}
@@ -282,9 +229,9 @@ func entryID(t *testing.T, position string) redisstream.ID {
 }
 
 // entriesOf has the log give an entry to the consumer, as a read does.
-func entriesOf(t *testing.T, b *Bus, c *consumer, position string) []redisstream.Delivered {
+func entriesOf(t *testing.T, b *Bus, c *group.Consumer, position string) []redisstream.Delivered {
 	t.Helper()
-	read, err := b.log.Read(t.Context(), c.self, []string{"booking"}, 10, time.Second)
+	read, err := b.log.Read(t.Context(), c.Self(), []string{"booking"}, 10, time.Second)
 	if err != nil || len(read) != 1 || read[0].ID.String() != position {
 		t.Fatalf("read %v, %v; want the entry at %s", read, err, position)
 	}
@@ -309,9 +256,8 @@ func TestG06StreamThatCannotBeBeatenAtStopsItself(t *testing.T) {
 	client.Rename(t.Context(), meta, meta+":away")
 	client.Set(t.Context(), meta, "x", 0)
 	c := onlyConsumer(t, b)
-	m := c.membership("aaa")
-	awaitFact(t, "a beat that fails", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return m.trouble != nil })
-	m.fresh.Store(1) // as after 5.5 s
+	awaitFact(t, "a beat that fails", func() bool { return len(c.Troubles(0)) > 0 })
+	c.Lapse("aaa") // as after 5.5 s
 	for i := range 20 {
 		publish(t, b, Event{ID: fmt.Sprint("a-", i), Type: "aaa.x"}, Event{ID: fmt.Sprint("b-", i), Type: "bbb.x"})
 	}
@@ -328,9 +274,7 @@ func TestG06StreamThatCannotBeBeatenAtStopsItself(t *testing.T) {
 	if lines := log.with("can't say that it lives", "stream=aaa", "WRONGTYPE"); len(lines) != 1 {
 		t.Errorf("said %d times, want once: %v", len(lines), lines)
 	}
-	c.mu.Lock()
-	m.beaten = time.Now().Add(-time.Minute) // as if it had lasted
-	c.mu.Unlock()
+	c.BeatenAt("aaa", time.Now().Add(-time.Minute)) // as if it had lasted
 	if h := b.Health(t.Context()); !hasProblem(h, "consumer-stalled") || h.Status == StatusHealthy {
 		t.Errorf("health %s with %+v", h.Status, h.Problems)
 	}
@@ -417,12 +361,16 @@ func TestG15OnlyWhatHasItsPlaceIsCounted(t *testing.T) {
 		return of
 	}
 	c := onlyConsumer(t, b)
-	awaitFact(t, "the next one to wait for a place", func() bool { return c.holdings.inFlight() == 1 && c.holdings.waiting() > 0 })
+	awaitFact(t, "the next one to wait for a place", func() bool {
+		inFlight, _, _ := c.Counts()
+		turn, _ := c.Waiting()
+		return inFlight == 1 && turn > 0
+	})
 	if got := counts(); got[2] != 1 || got[1] != 19 {
 		t.Errorf("delivery counts %v, want one that was raised", got)
 	}
-	again := []redisstream.Suspect{{Ref: d.ref, Count: 1}}
-	if gone, err := b.log.Raise(t.Context(), c.self, "booking", again); len(gone) > 0 || err != nil {
+	again := []redisstream.Suspect{{Ref: d.holding.Ref(), Count: 1}}
+	if gone, err := b.log.Raise(t.Context(), c.Self(), "booking", again); len(gone) > 0 || err != nil {
 		t.Errorf("raise again: %v, %v", gone, err)
 	}
 	if got := counts(); got[2] != 1 || got[1] != 19 {
@@ -456,11 +404,13 @@ func TestG17ReplayRunsWhenTheGroupWasSetBack(t *testing.T) {
 		t.Fatal(done, err)
 	}
 	c := onlyConsumer(t, b)
-	awaitFact(t, "the consumer to hear of it", func() bool { return c.isPaused("booking") })
+	awaitFact(t, "the consumer to hear of it", func() bool { return c.IsPaused("booking") })
 	// Reads that are under way end when they are brought something, and none begins: the next one meets both.
-	r, ends := c.readers[0], 0
+	var let func()
+	ends := 0
 	awaitFact(t, "the end of the reads", func() bool {
-		if r.underway.TryLock() {
+		var held bool
+		if let, held = c.HoldReads(); held {
 			return true
 		}
 		publish(t, b, Event{ID: fmt.Sprint("end-", ends), Type: "booking.created"})
@@ -469,7 +419,7 @@ func TestG17ReplayRunsWhenTheGroupWasSetBack(t *testing.T) {
 	})
 	err := server.Client(t).XGroupSetID(t.Context(), namespace+":booking", "g", "0").Err()
 	n, replayErr := b.Replay(t.Context(), Query{Streams: []string{"booking"}, Limit: 10}, "g", ReplayOptions{})
-	r.underway.Unlock()
+	let()
 	if n != 10 || err != nil || replayErr != nil {
 		t.Fatal(n, err, replayErr)
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"os"
 	"time"
+
+	"github.com/rishi-platform/millrace/internal/group"
 )
 
 // Member is what a consumer says of itself, beside its beat.
@@ -21,12 +23,20 @@ type Member struct {
 	TimeoutSeconds float64 `json:"timeoutSeconds,omitempty"` // Policy.Timeout; 0: none, or not known
 }
 
-func (c *consumer) about() string {
+// aboutConsumer is what a consumer of this process says of itself.
+func aboutConsumer(b *Bus, c *group.Consumer) string {
+	inFlight, handled, failed := c.Counts()
 	m := Member{
-		Host: hostname(), PID: os.Getpid(), Version: c.bus.cfg.Version, Since: c.begun.UTC(),
-		InFlight: c.holdings.inFlight(), Handled: c.handled.Load(), Failed: c.failed.Load(),
-		Patterns: c.cfg.Patterns, Sick: c.sick(), TimeoutSeconds: c.cfg.Policy.Timeout.Seconds(),
+		Host: hostname(), PID: os.Getpid(), Version: b.cfg.Version, Since: c.Begun().UTC(),
+		InFlight: inFlight, Handled: handled, Failed: failed,
+		Patterns: c.Patterns(), Sick: (*Sick)(c.Sick()), TimeoutSeconds: c.Timeout().Seconds(),
 	}
 	text, _ := json.Marshal(m) // strings and numbers always marshal
 	return string(text)
+}
+
+// Sick says why a consumer has stopped itself.
+type Sick struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
 }

@@ -36,6 +36,8 @@ const (
 	lastPage  = 256
 	// pageBytes is about what one page holds at most, once a page before it has told the size of the entries: an entry may have 1 MiB.
 	pageBytes = 4 << 20
+	// sizeAtFirst is what an entry counts as before any is known: it may have 1 MiB.
+	sizeAtFirst = 256 << 10
 	// sharedBytes is about what all pages hold together that are read side by side.
 	sharedBytes = 32 << 20
 )

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/redisstream"
 	"github.com/rishi-platform/millrace/internal/redistest"
 )
@@ -74,7 +75,7 @@ func TestPausedGroupTakesNothingUntilItIsResumed(t *testing.T) {
 			t.Errorf("pause of a paused group: %v, %v", done, err)
 		}
 		c := onlyConsumer(t, b)
-		awaitFact(t, "the consumer to hear of it", func() bool { return c.isPaused("booking") })
+		awaitFact(t, "the consumer to hear of it", func() bool { return c.IsPaused("booking") })
 		publish(t, b, Event{ID: "meanwhile", Type: "booking.created"})
 		publish(t, b, Event{ID: "elsewhere", Type: "invoice.issued"}) // another stream goes on
 		if got := within(t, "an event of another stream", handled); got != "elsewhere" {
@@ -98,21 +99,8 @@ func TestPausedGroupTakesNothingUntilItIsResumed(t *testing.T) {
 	})
 }
 
-func onlyConsumer(t *testing.T, b *Bus) *consumer {
-	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.consumers {
-		if len(b.consumers) == 1 {
-			return c
-		}
-	}
-	t.Fatalf("bus has %d consumers", len(b.consumers))
-	return nil
-}
-
 // beatOf reports whether the consumer has beaten again since the call.
-func beatOf(t *testing.T, b *Bus, c *consumer) func() bool {
+func beatOf(t *testing.T, b *Bus, c *group.Consumer) func() bool {
 	t.Helper()
 	seen := func() (beat int64) {
 		groups, err := b.log.Groups(t.Context(), "booking")
@@ -120,7 +108,7 @@ func beatOf(t *testing.T, b *Bus, c *consumer) func() bool {
 			t.Fatal(err)
 		}
 		for _, m := range groups[0].Members {
-			if m.Name == c.self.Name {
+			if m.Name == c.Name() {
 				beat = m.Beat
 			}
 		}
@@ -140,7 +128,7 @@ func TestProbingIsInheritedFromAConsumerThatIsGone(t *testing.T) {
 	awaitSettled(t, b, "booking", "g")
 	_ = sub.Close()
 	pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: "dead", Since: time.Now()}
-	if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+	if done, err := b.log.Pause(t.Context(), "booking", "g", "", pauseText(pause)); !done || err != nil {
 		t.Fatal(done, err)
 	}
 	handle(t, b, GroupConfig{Group: "g", Patterns: []string{"booking.*"}}, AllStreams, func(_ context.Context, d *Delivery) error { handled <- d.Event.ID; return nil })
@@ -163,26 +151,19 @@ func TestG09ProberWithNothingToTryLeavesItToAnother(t *testing.T) {
 		publish(t, b, Event{ID: "0", Type: "booking.changed"})
 		within(t, "a delivery", handled)
 		awaitSettled(t, b, "booking", "g")
-		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: prober.self.Name, Since: time.Now()}
-		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: prober.Name(), Since: time.Now()}
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pauseText(pause)); !done || err != nil {
 			t.Fatal(done, err)
 		}
 		awaitFact(t, "both to hear of the pause", func() bool { return pausedAll(b, "booking") })
 		publish(t, b, Event{ID: "1", Type: "booking.changed"})
-		dueSince := func(d time.Duration) {
-			prober.holdings.mu.Lock()
-			defer prober.holdings.mu.Unlock()
-			prober.membership("booking").pause.probeAt = time.Now().Add(-d)
-		}
+		dueSince := func(d time.Duration) { prober.ProbeAt("booking", time.Now().Add(-d)) }
 		dueSince(0) // it reads
 		awaitFact(t, "the event to wait with the one that handles it", func() bool {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			for c := range b.consumers {
+			for _, c := range b.consuming() {
 				if c != prober {
-					c.holdings.mu.Lock()
-					defer c.holdings.mu.Unlock()
-					return c.holdings.count[heldPaused] == 1
+					_, paused := c.Waiting()
+					return paused == 1
 				}
 			}
 			return false
@@ -193,18 +174,6 @@ func TestG09ProberWithNothingToTryLeavesItToAnother(t *testing.T) {
 		}
 		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
 	})
-}
-
-// pausedAll reports whether all consumers of the bus have heard that the group takes nothing of a stream.
-func pausedAll(b *Bus, stream string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.consumers {
-		if !c.isPaused(stream) {
-			return false
-		}
-	}
-	return true
 }
 
 func TestGroupReportNamesItsConsumers(t *testing.T) {

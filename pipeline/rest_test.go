@@ -294,15 +294,15 @@ func TestG12DeathIsNoticedWhileOthersRest(t *testing.T) {
 					say(redisstream.Say{Next: 4 * time.Second})
 					time.Sleep(3 * time.Second) // of the bubble's time
 				}
-				m := onlyConsumer(t, b).membership("s0")
-				if !m.resting.Load() {
+				c := onlyConsumer(t, b)
+				if !c.Rests("s0") {
 					t.Fatal("the other one does not rest")
 				}
 				say(test.last)
 				b.local.Give(redisstream.Consumer{Group: "g", Name: "gone"}, "s0", encode(&Event{ID: "held", Type: "s0.made"}))
 				died := time.Now()
 				time.Sleep(test.beat)
-				m.beatSoon() // as it would have come
+				c.BeatSoon("s0") // as it would have come
 				for ran.Load() == 0 && time.Since(died) < time.Minute {
 					time.Sleep(100 * time.Millisecond)
 				}
@@ -330,10 +330,10 @@ func TestG12WhatARestingConsumerHasNotHeardOfIsFound(t *testing.T) {
 			time.Sleep(3 * time.Second) // of the bubble's time
 		}
 		c := onlyConsumer(t, b)
-		if !c.membership("s0").resting.Load() || ran.Load() != 1 {
+		if !c.Rests("s0") || ran.Load() != 1 {
 			t.Fatal("it does not rest")
 		}
-		b.local.Give(redisstream.Consumer{Group: "g", Name: c.self.Name}, "s0", encode(&Event{ID: "unheard", Type: "s0.made"}))
+		b.local.Give(redisstream.Consumer{Group: "g", Name: c.Name()}, "s0", encode(&Event{ID: "unheard", Type: "s0.made"}))
 		time.Sleep(2*beatEvery + readBlock + time.Second)
 		synctest.Wait()
 		if ran.Load() != 2 {

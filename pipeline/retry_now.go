@@ -28,7 +28,7 @@ func (b *Bus) RetryNow(ctx context.Context, stream, group string) (int, error) {
 		return moved, b.redisError(op, stream, err)
 	}
 	if full {
-		return moved, &RedisError{Op: op, Key: stream, Kind: ErrBackPressure, Err: errFull,
+		return moved, &RedisError{Op: op, Key: stream, Kind: ErrBackPressure, Err: errLaneFull,
 			Hint: "say it again when the group has worked off its lane; what is left comes when it is due"}
 	}
 	return moved, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -383,32 +382,4 @@ func TestG19RetryAfterIsCountedInTheCopy(t *testing.T) {
 			t.Errorf("back-off was asked for (-want +got):\n%s", diff)
 		}
 	})
-}
-
-// A year is cut to a day, and that is said, once.
-func TestG19RetryAfterOfAYearIsADay(t *testing.T) {
-	t.Parallel()
-	var log strings.Builder
-	c := &consumer{cfg: GroupConfig{}.withDefaults(), logger: slog.New(slog.NewTextHandler(&log, nil))}
-	for asked, want := range map[time.Duration]time.Duration{
-		24 * time.Hour: 24 * time.Hour, 24*time.Hour - 1: 24*time.Hour - 1, time.Millisecond: time.Millisecond,
-	} {
-		if got := c.putOffFor(&Delivery{Attempt: 1}, 1, asked); got != want {
-			t.Errorf("asked for %v: put off for %v, want %v", asked, got, want)
-		}
-	}
-	if log.Len() > 0 {
-		t.Errorf("it is said that something was cut: %s", log.String())
-	}
-	for range 2 {
-		e := Event{ID: "e", Type: "t", Source: "s"}
-		d := Delivery{Event: e, Stream: "booking", Attempt: 1, First: time.Now()}
-		s := c.resultOf(&holding{Delivery: d}, &RetryAfterError{Err: errors.New("not yet"), After: 365 * 24 * time.Hour})
-		if s.retry == nil || s.retry.Delay != 24*time.Hour {
-			t.Errorf("got %+v, want it put off for a day", s)
-		}
-	}
-	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "asked=8760h0m0s") {
-		t.Errorf("want one line that says what was asked for, got %q", log.String())
-	}
 }

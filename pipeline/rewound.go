@@ -408,7 +408,7 @@ func (b *Bus) announceLoss(lost Loss, events []forgottenEvent) {
 		about.IDs = append(about.IDs, e.message.UUID)
 	}
 	data, _ := json.Marshal(about) // strings and numbers always marshal
-	ctx, cancel := context.WithTimeout(b.mending, settleTimeout)
+	ctx, cancel := context.WithTimeout(b.mending, announceTimeout)
 	defer cancel()
 	event := Event{Type: "system.stream.rewound", Subject: lost.Stream, Data: data}
 	if _, err := b.publishAs(ctx, PublishOptions{}, []Event{event}, true); err != nil && b.mending.Err() == nil {

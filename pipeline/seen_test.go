@@ -261,7 +261,9 @@ func TestP15KeysForgottenEarlyAreShown(t *testing.T) {
 			b := c.open(t)
 			publish(t, b, Event{Type: "booking.created"})
 			c.fill(t, b)
-			if h := b.Health(t.Context()); h.Streams[0].SeenLost != 0 || hasProblem(h, "keys-forgotten") {
+			var h Health
+			awaitFact(t, "the server to have done with it", func() bool { h = b.Health(t.Context()); return len(h.Streams) == 1 })
+			if h.Streams[0].SeenLost != 0 || hasProblem(h, "keys-forgotten") {
 				t.Errorf("nothing is forgotten yet: %+v, %+v", h.Streams[0], h.Problems)
 			}
 			if _, err := b.PublishWith(t.Context(), PublishOptions{Once: true}, Event{ID: "beyond", Type: "booking.created"}); err != nil {

@@ -13,27 +13,6 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// consumerNamed returns a consumer of the bus.
-func consumerNamed(t *testing.T, b *Bus, name string) *consumer {
-	t.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.consumers {
-		if c.self.Name == name {
-			return c
-		}
-	}
-	t.Fatalf("bus has no consumer %s", name)
-	return nil
-}
-
-// tryNow makes the time come at which a consumer that has stopped itself tries a delivery.
-func tryNow(c *consumer) {
-	c.holdings.mu.Lock()
-	defer c.holdings.mu.Unlock()
-	c.holdings.own.probeAt = time.Now()
-}
-
 // One consumer fails and its sibling does not: it stops itself, and the sibling handles everything. When it
 // is mended it goes on by itself.
 func TestG09SickConsumerStopsItself(t *testing.T) {
@@ -71,7 +50,7 @@ func TestG09SickConsumerStopsItself(t *testing.T) {
 			<-time.After(time.Millisecond)
 		}
 		c := consumerNamed(t, b, <-names)
-		awaitFact(t, "it to stop itself", func() bool { more(); return c.sick() != nil })
+		awaitFact(t, "it to stop itself", func() bool { more(); return c.Sick() != nil })
 		well.await(t, published)
 		awaitSettled(t, b, "booking", "g")
 		if r, err := b.Group(t.Context(), "booking", "g"); err != nil || r.Dead > 0 || r.Paused != nil {
@@ -83,7 +62,7 @@ func TestG09SickConsumerStopsItself(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, m := range r.Members {
-				if m.Name == c.self.Name && m.State == "sick" {
+				if m.Name == c.Name() && m.State == "sick" {
 					return strings.Contains(m.Sick.Reason, "no route to the database")
 				}
 			}
@@ -92,7 +71,7 @@ func TestG09SickConsumerStopsItself(t *testing.T) {
 		for _, from := range []*Bus{b, watcher} {
 			problems := 0
 			for _, p := range from.Health(t.Context()).Problems {
-				if p.Code == "consumer-sick" && p.Severity == SeverityError && strings.Contains(p.Text, c.self.Name) {
+				if p.Code == "consumer-sick" && p.Severity == SeverityError && strings.Contains(p.Text, c.Name()) {
 					problems++
 				}
 			}
@@ -100,16 +79,16 @@ func TestG09SickConsumerStopsItself(t *testing.T) {
 				t.Errorf("%d problems consumer-sick, want 1: %+v", problems, from.Health(t.Context()).Problems)
 			}
 		}
-		if lines := log.with("stops itself", c.self.Name); len(lines) != 1 {
+		if lines := log.with("stops itself", c.Name()); len(lines) != 1 {
 			t.Errorf("said %d times, want once: %v", len(lines), lines)
 		}
 
 		_ = healthy.Close()
 		mended.Store(true)
 		publish(t, b, events(50, "booking.created")...)
-		tryNow(c)
+		c.TryNow()
 		sick.await(t, 50)
-		awaitFact(t, "it to go on", func() bool { return c.sick() == nil })
+		awaitFact(t, "it to go on", func() bool { return c.Sick() == nil })
 		awaitSettled(t, b, "booking", "g")
 	})
 }
@@ -132,17 +111,13 @@ func TestG09FaultOfAWorkerCostsNoAttempt(t *testing.T) {
 			all[i].Subject = string(rune('a' + i%7))
 		}
 		publish(t, b, all...)
-		awaitFact(t, "it to stop itself", func() bool { return c.sick() != nil })
-		awaitFact(t, "it to hand back what it holds", func() bool { return len(c.holdings.heldLong(time.Now())["booking"]) == 0 })
+		awaitFact(t, "it to stop itself", func() bool { return c.Sick() != nil })
+		awaitFact(t, "it to hand back what it holds", func() bool { return c.Held("booking") == 0 })
 		if h := b.Health(t.Context()); !hasProblem(h, "consumer-sick") || hasProblem(h, "group-paused") {
 			t.Errorf("problems %+v", h.Problems)
 		}
-		tryNow(c)
-		awaitFact(t, "a trial to fail", func() bool {
-			c.holdings.mu.Lock()
-			defer c.holdings.mu.Unlock()
-			return !c.holdings.own.pause.TriedAt.IsZero()
-		})
+		c.TryNow()
+		awaitFact(t, "a trial to fail", c.HasTried)
 		if most := int64(g.InFlight + 1); ran.Load() > most {
 			t.Errorf("%d deliveries ran, want at most %d", ran.Load(), most)
 		}
@@ -157,8 +132,8 @@ func TestG09FaultOfAWorkerCostsNoAttempt(t *testing.T) {
 		})
 		done.await(t, n)
 		awaitSettled(t, b, "booking", "g")
-		if dead := deadLetters(t, b, "booking", "g"); len(dead) > 0 || c.isPaused("booking") {
-			t.Errorf("%d dead letters; paused: %v", len(dead), c.isPaused("booking"))
+		if dead := deadLetters(t, b, "booking", "g"); len(dead) > 0 || c.IsPaused("booking") {
+			t.Errorf("%d dead letters; paused: %v", len(dead), c.IsPaused("booking"))
 		}
 		_ = faulty.Close()
 	})
@@ -186,7 +161,7 @@ func TestG09HandBackKeepsTheOrderOfASubject(t *testing.T) {
 		for range subjects {
 			within(t, "a handler", began)
 		}
-		held := func() int { return len(c.holdings.heldLong(time.Now())["booking"]) }
+		held := func() int { return c.Held("booking") }
 		awaitFact(t, "the others to wait", func() bool { return held() == len(all) })
 		close(fail)
 		awaitFact(t, "it to hand back what it holds", func() bool { return held() == 0 })
@@ -220,12 +195,12 @@ func TestG09SickConsumerGivesUpTheProbes(t *testing.T) {
 		handled := make(chan string, 1)
 		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { handled <- d.Event.ID; return nil })
 		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Alive == 2 })
-		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: sick.self.Name, Since: time.Now()}
-		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: sick.Name(), Since: time.Now()}
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pauseText(pause)); !done || err != nil {
 			t.Fatal(done, err)
 		}
 		awaitFact(t, "all to hear of the pause", func() bool { return pausedAll(b, "booking") })
-		sick.stop("the handler can't be run here", "")
+		sick.Stop("the handler can't be run here")
 		publish(t, b, Event{ID: "e", Type: "booking.created"})
 		if got := within(t, "the delivery that is tried", handled); got != "e" {
 			t.Errorf("got %s", got)
@@ -245,24 +220,17 @@ func TestG09FailedProbeIsLeftToAnother(t *testing.T) {
 		done := newTally()
 		handle(t, b, g, AllStreams, func(_ context.Context, d *Delivery) error { done.add(d.Event.ID); return nil })
 		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Alive == 2 })
-		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: failing.self.Name, Since: time.Now()}
-		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pause.text()); !done || err != nil {
+		pause := Pause{By: PausedByBreaker, Reason: "database is away", Consumer: failing.Name(), Since: time.Now()}
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pauseText(pause)); !done || err != nil {
 			t.Fatal(done, err)
 		}
 		awaitFact(t, "all to hear of the pause", func() bool { return pausedAll(b, "booking") })
 		publish(t, b, events(20, "booking.created")...)
 		awaitFact(t, "the group to go on", func() bool {
-			b.mu.Lock()
-			defer b.mu.Unlock()
 			paused := true
-			for c := range b.consumers {
-				m := c.membership("booking")
-				c.holdings.mu.Lock()
-				if now := time.Now(); m.pause.isProber() && m.pause.probeAt.After(now) {
-					m.pause.probeAt = now // its time comes
-				}
-				paused = paused && m.pause.isPaused()
-				c.holdings.mu.Unlock()
+			for _, c := range b.consuming() {
+				c.ProbeAt("booking", time.Now()) // its time comes
+				paused = paused && c.IsPaused("booking")
 			}
 			return !paused
 		})
@@ -283,46 +251,23 @@ func TestG09TrialBeginsInAStreamThatTheBreakerHasPaused(t *testing.T) {
 		within(t, "a delivery", handled)
 		c := onlyConsumer(t, b)
 		by := Pause{By: PausedByBreaker, Reason: "database is away", Since: time.Now()}
-		if done, err := b.log.Pause(t.Context(), "booking", "g", "", by.text()); !done || err != nil {
+		if done, err := b.log.Pause(t.Context(), "booking", "g", "", pauseText(by)); !done || err != nil {
 			t.Fatal(done, err)
 		}
 		if done, err := b.PauseGroup(t.Context(), "invoice", "g", "maintenance"); !done || err != nil {
 			t.Fatal(done, err)
 		}
-		c.stop("the handler can't be run here", "")
-		awaitFact(t, "it to hear of the pauses", func() bool { return c.isPaused("booking") && c.isPaused("invoice") })
+		c.Stop("the handler can't be run here")
+		awaitFact(t, "it to hear of the pauses", func() bool { return c.IsPaused("booking") && c.IsPaused("invoice") })
 		publish(t, b, Event{ID: "invoice", Type: "invoice.issued"}, Event{ID: "booking", Type: "booking.created"})
-		tryNow(c)
+		c.TryNow()
 		if got := within(t, "the delivery that is tried", handled); got != "booking" {
 			t.Errorf("got %s", got)
 		}
-		awaitFact(t, "it to go on", func() bool { return c.sick() == nil })
+		awaitFact(t, "it to go on", func() bool { return c.Sick() == nil })
 		awaitGroup(t, b, "booking", "g", func(g redisstream.GroupInfo) bool { return g.Paused == "" && g.Pending == 0 })
-		if !c.isPaused("invoice") {
+		if !c.IsPaused("invoice") {
 			t.Error("the pause of the operator has ended")
 		}
 	})
-}
-
-// It was not alone: where the group is paused for the same reason, that takes the place of the own stop.
-func TestG09PauseOfTheGroupTakesThePlaceOfTheOwnStop(t *testing.T) {
-	t.Parallel()
-	now := time.Unix(1_800_000_000, 0)
-	why := Pause{By: PausedByBreaker, Consumer: "me", Fingerprint: "refused"}
-	for name, test := range map[string]struct {
-		by   Pause
-		want bool
-	}{
-		"the same reason": {Pause{By: PausedByBreaker, Consumer: "peer", Fingerprint: "refused"}, true},
-		"another reason":  {Pause{By: PausedByBreaker, Consumer: "peer", Fingerprint: "timeout"}, false},
-		"an operator":     {Pause{By: PausedByOperator}, false},
-	} {
-		var w holdings
-		w.init(1, false)
-		w.own.self = "me"
-		w.stop(why, now)
-		if got := w.replaceStop(&test.by, now); got != test.want || w.own.isPaused() == test.want {
-			t.Errorf("%s: replaced: %v, stopped: %v", name, got, w.own.isPaused())
-		}
-	}
 }

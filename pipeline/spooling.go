@@ -248,8 +248,11 @@ func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
 func (s *spooling) isDrained(r *spooled) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return r.number <= s.drained[r.stream]
+	return s.hasDrained(r.stream, r.number)
 }
+
+// hasDrained reports whether a record is drained, whose room may not be given back yet. The lock is held.
+func (s *spooling) hasDrained(stream string, number uint64) bool { return number <= s.drained[stream] }
 
 // isEmpty reports whether nothing is to be drained.
 func (s *spooling) isEmpty() bool {
@@ -428,7 +431,7 @@ func (s *spooling) announce(r *spooled) {
 		return
 	}
 	_, _, err := s.bus.local.Append(s.bus.stopped, r.stream, redisstream.Writer{}, []redisstream.Message{r.events[0].marked(r.id, r.number, "")})
-	if err != nil && !errors.Is(err, memstream.ErrClosed) {
+	if err != nil && !errors.Is(err, redisstream.ErrClosed) {
 		s.bus.logger.Error("spooled event is not heard by subscriptions until it is drained", "stream", r.stream, "id", r.events[0].message.UUID, "err", err)
 	}
 }

@@ -61,7 +61,7 @@ func TestF16StopWhileACountIsRaised(t *testing.T) {
 		within(t, "its count to be raised", slow.asked)
 		closed := make(chan struct{})
 		go func() { _ = sub.Close(); close(closed) }()
-		within(t, "the consumer to stop", c.reading.Done())
+		within(t, "the consumer to stop", c.Reading().Done())
 		close(slow.goOn)
 		within(t, "the end of the drain", closed)
 		wantHandedBack(t, b, g)
@@ -158,41 +158,4 @@ func TestF14LostAnswers(t *testing.T) {
 		}
 	}
 	awaitSettled(t, b, "booking", "g")
-}
-
-// A take-over or a fetch that is answered while its consumer may have been taken for dead keeps what is
-// still the consumer's, with all that is known of it.
-func TestF14AnswerFromBeforeAStall(t *testing.T) {
-	eachBus(t, func(t *testing.T, open func(func(*Config)) *Bus) {
-		b := open(nil)
-		g := GroupConfig{Group: "g", Patterns: []string{"booking.*"}}
-		c := prepareConsumer(t.Context(), b, g, AllStreams) // nothing runs: it does what this test says
-		t.Cleanup(func() { c.undo(context.Canceled) })
-		if err := c.addStream(t.Context(), "booking", false, func(string) {}); err != nil {
-			t.Fatal(err)
-		}
-		publish(t, b, events(2, "booking.created")...)
-		read, err := b.log.Read(t.Context(), c.self, []string{"booking"}, 2, time.Second)
-		if err != nil || len(read) != 2 {
-			t.Fatal(read, err)
-		}
-		for i := range read {
-			read[i].Claimed, read[i].Count = true, 1
-		}
-		if _, _, err := b.log.Ack(t.Context(), c.self, []redisstream.Ref{read[0].Ref}); err != nil { // as a peer that had it
-			t.Fatal(err)
-		}
-		asked := time.Now()
-		fresh := c.holdings.hold(c, read)
-		lapsed := time.Now().Add(time.Millisecond).UnixNano()
-		c.lapsed.Store(lapsed)
-		c.membership("booking").lapsed.Store(lapsed)
-		ours := c.stillOurs(fresh, asked)
-		if len(ours) != 1 || ours[0].ref != read[1].Ref || ours[0].delivered != 1 || !ours[0].Claimed {
-			t.Errorf("%d are this consumer's, want the suspect that nobody has settled", len(ours))
-		}
-		if c.holdings.holds(read[0].Ref) || !c.holdings.holds(read[1].Ref) {
-			t.Error("what is held is not what is this consumer's")
-		}
-	})
 }

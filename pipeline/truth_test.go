@@ -321,7 +321,7 @@ func TestP17LagBeginsWithTheGroup(t *testing.T) {
 		g := GroupConfig{Group: "billing", Patterns: []string{"booking.*"}}
 		old := time.Now()
 		awaitFact(t, "an event that is old enough", func() bool { return time.Since(old) > 2500*time.Millisecond })
-		if _, err := initializeGroup(t.Context(), b, g, "booking"); err != nil {
+		if _, err := b.initializeGroup(t.Context(), g, "booking"); err != nil {
 			t.Fatal(err)
 		}
 		if text := problemText(b.Health(t.Context()), "group-lag"); text != "" {

@@ -67,7 +67,7 @@ func TestG19UnsettledDeliveryOfAnotherProcess(t *testing.T) {
 			if test.lane {
 				key = "{" + namespace + ":booking}:lane:g"
 			}
-			makeOld(t, server.Client(t), key, "g", d.Consumer, d.ref.ID.String(), test.idle)
+			makeOld(t, server.Client(t), key, "g", d.Consumer, d.holding.Ref().ID.String(), test.idle)
 			asked := openBus(t, Config{Redis: server.Options(), Namespace: namespace})
 			awaitFact(t, "what the consumer says of itself", func() bool {
 				r, err := asked.Group(t.Context(), "booking", "g")
@@ -86,7 +86,7 @@ func TestG19UnsettledDeliveryOfAnotherProcess(t *testing.T) {
 			if len(got) != 1 || got[0].Severity != SeverityError {
 				t.Fatalf("problems %+v, want one", got)
 			}
-			for _, part := range []string{"stream booking", "group g ", d.Consumer, d.ref.ID.String()} {
+			for _, part := range []string{"stream booking", "group g ", d.Consumer, d.holding.Ref().ID.String()} {
 				if !strings.Contains(got[0].Text, part) {
 					t.Errorf("health says %q, without %q", got[0].Text, part)
 				}

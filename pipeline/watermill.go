@@ -11,6 +11,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/rishi-platform/millrace/internal/group"
 	"github.com/rishi-platform/millrace/internal/wire"
 )
 
@@ -73,7 +74,7 @@ type subscriber struct {
 
 	mu        sync.Mutex // guards what follows
 	closed    bool
-	consumers []*consumer
+	consumers []*group.Consumer
 }
 
 // Subscribe joins the group. When ctx ends the consumer drains: no new message comes, the ctx of those in flight lives on until the drain
@@ -85,15 +86,15 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	if s.isClosed() {
 		return nil, errSubscriberClosed
 	}
-	c, err := newConsumer(ctx, s.bus, s.cfg, topic)
+	o, err := s.bus.consume(ctx, s.cfg, topic)
 	if err != nil {
 		return nil, err
 	}
-	if !s.adopt(c) {
-		c.close()
+	if !s.adopt(o.consumer) {
+		o.consumer.Close()
 		return nil, errSubscriberClosed
 	}
-	return c.out, nil
+	return o.out, nil
 }
 
 var errSubscriberClosed = errors.New("subscriber is closed")
@@ -105,13 +106,13 @@ func (s *subscriber) isClosed() bool {
 }
 
 // adopt enters a consumer, which Close will close; false when it comes too late.
-func (s *subscriber) adopt(c *consumer) bool {
+func (s *subscriber) adopt(c *group.Consumer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
-	s.consumers = slices.DeleteFunc(s.consumers, (*consumer).isClosed)
+	s.consumers = slices.DeleteFunc(s.consumers, (*group.Consumer).IsClosed)
 	s.consumers = append(s.consumers, c)
 	return true
 }
@@ -151,7 +152,7 @@ func (s *subscriber) SubscribeInitialize(topic string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	joined, err := initializeGroup(ctx, s.bus, s.cfg, topic)
+	joined, err := s.bus.initializeGroup(ctx, s.cfg, topic)
 	if err == nil && joined == 0 {
 		err = s.bus.link.unavailable("join group " + s.cfg.Group)
 	}
@@ -166,7 +167,7 @@ func (s *subscriber) Close() error {
 	s.mu.Unlock()
 	var draining sync.WaitGroup
 	for _, c := range consumers {
-		draining.Go(c.close)
+		draining.Go(c.Close)
 	}
 	draining.Wait()
 	return nil

@@ -20,11 +20,12 @@ var house = []row{
 	{pkg: "internal/pattern", imports: ""},
 	{pkg: "internal/memstream", imports: "internal/redisstream"},
 	{pkg: "internal/wire", imports: "internal/redisstream"},
+	{pkg: "internal/group", imports: "internal/loop internal/pattern internal/redisstream internal/wire", tests: "internal/memstream"},
 	// What knows the server but not the bus.
 	{pkg: "migrations", imports: "internal/redisstream", tests: "pipeline"},
 	{pkg: "internal/doctor", imports: "internal/redisstream", tests: "pipeline"},
 	// The bus and what stands on it.
-	{pkg: "pipeline", imports: "internal/loop internal/memstream internal/pattern internal/redisstream internal/spool internal/units internal/wire"},
+	{pkg: "pipeline", imports: "internal/group internal/loop internal/memstream internal/pattern internal/redisstream internal/spool internal/units internal/wire"},
 	{pkg: "telemetry", imports: "pipeline", tests: "router"},
 	{pkg: "telemetry/otelsdk", imports: "pipeline telemetry"},
 	{pkg: "router", imports: "pipeline"},

@@ -66,7 +66,7 @@ func (m *Memory) Join(_ context.Context, c redisstream.Consumer, j redisstream.J
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		return redisstream.Joined{}, ErrClosed
+		return redisstream.Joined{}, redisstream.ErrClosed
 	}
 	s := m.stream(j.Stream)
 	g := s.groups[c.Group]

@@ -32,12 +32,8 @@ type Memory struct {
 	closed  bool
 }
 
-var (
-	// ErrClosed: Close was called.
-	ErrClosed = errors.New("memory is closed")
-	// ErrUnknownGroup: the stream has no group of that name.
-	ErrUnknownGroup = errors.New("no such group")
-)
+// ErrUnknownGroup: the stream has no group of that name.
+var ErrUnknownGroup = errors.New("no such group")
 
 // streamState is one stream.
 type streamState struct {
@@ -102,7 +98,7 @@ func (m *Memory) Append(_ context.Context, stream string, w redisstream.Writer, 
 // append is Append. The lock is held.
 func (m *Memory) append(stream string, w redisstream.Writer, messages []redisstream.Message) (redisstream.ID, error) {
 	if m.closed {
-		return redisstream.ID{}, ErrClosed
+		return redisstream.ID{}, redisstream.ErrClosed
 	}
 	s := m.stream(stream)
 	if mark, ok := s.marks[w.Name]; ok && w.Name != "" {
@@ -264,7 +260,7 @@ func (m *Memory) look(streams []string, more chan struct{}, found func() bool) (
 	defer m.mu.Unlock()
 	switch {
 	case m.closed:
-		return true, ErrClosed
+		return true, redisstream.ErrClosed
 	case found():
 		return true, nil
 	}

@@ -23,6 +23,9 @@ const (
 	Other                     // none of the above
 )
 
+// ErrClosed says that the log was closed. Memory does; nobody asks a Client that is.
+var ErrClosed = errors.New("log is closed")
+
 // Classify says what an error means. Each branch says which outage it prevents.
 func Classify(err error) Class {
 	switch {
@@ -30,6 +33,8 @@ func Classify(err error) Class {
 		return None
 	case errors.Is(err, context.Canceled):
 		return Other // the caller gave up; says nothing about the server
+	case errors.Is(err, ErrClosed):
+		return Other
 	}
 	if errors.Is(err, ErrSilent) {
 		return Silent // a stall, or Redis 7.0 that began to wait anew (redis #12998): no outage yet
