@@ -124,9 +124,11 @@ func TestF58FallbackIsNotHeldUpByDeliveriesOfRedis(t *testing.T) {
 	})
 	publish(t, b, Event{ID: "1", Type: "booking.created", Subject: "s"}, Event{ID: "2", Type: "booking.created", Subject: "s"})
 	wantHeard(t, began, "1")
+	c := onlyConsumer(t, b)
+	awaitFact(t, "the second one to wait here", func() bool { return c.Held("booking") == 2 })
 	server.Kill(t)
 	awaitState(t, b, StateSpooling)
-	onlyConsumer(t, b).Lapse("booking") // as after 5.5 s
+	c.Lapse("booking") // as after 5.5 s
 	close(goOn)
 	for i := range 20 {
 		id := fmt.Sprintf("spooled-%d", i)

@@ -16,22 +16,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/wire"
 )
 
-// A consumer is one running instance in a group. Its goroutines:
-//
-//	readLoop     reads what is new, as much as there is room for (one per 64 streams)
-//	twinLoop     keeps a second read under way where round trips are long
-//	deliverLoop  decides what is handled here, and hands deliveries out
-//	settleLoop   acknowledges what was handled, as many IDs in one command as there are
-//	beatLoop     says that this consumer lives, has moved what is due, finds out who is dead (one per stream)
-//	passOnLoop   passes on what is not handled here (one per stream, while there is any)
-//	takeOver     takes from the dead, and what waits for a handler that is here (while there is any)
-//	raise        raises the counts of suspects before they run (while there are any)
-//	leaseLoop    finds out what was taken away, and takes from consumers of other software
-//	fallbackLoop handles what is in the spool while Redis is away, with Fallback Local
-//	discoverLoop finds streams that are made later, where a pattern follows all of them
-//
-// What the consumer holds (delivered by the log and not settled there yet) is known by Ref, so that an
-// entry that comes twice, by a take-over or from its own pending list, is never handled twice at once.
+// Consumer is one running instance in a group. See New, Join and Start.
 type Consumer struct {
 	host   Host
 	log    Log

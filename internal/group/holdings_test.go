@@ -190,6 +190,30 @@ func TestG07ProbeIsNotLeftToAPeer(t *testing.T) {
 	}
 }
 
+// What waits for the end of a pause goes on when it ends.
+func TestG02WhatWaitsForTheEndOfAPauseGoesOn(t *testing.T) {
+	t.Parallel()
+	var w holdings
+	w.init(1, false, nobody{}.New)
+	of := &membership{stream: "booking"}
+	of.fresh.Store(math.MaxInt64)
+	now := time.Now()
+	of.pause.heard(Pause{By: PausedByOperator}.Text(), now)
+	hs := w.hold(nil, []redisstream.Delivered{{Ref: redisstream.Ref{Stream: "booking", ID: redisstream.ID{MS: 1}}}})
+	hs[0].of = of
+	w.enqueue(hs, now)
+	if out, _, _ := w.next(now); len(out) > 0 || w.count[heldPaused] != 1 {
+		t.Fatalf("%d begin, and %d wait for the end of the pause", len(out), w.count[heldPaused])
+	}
+	if e := of.pause.heard("", now.Add(time.Second)); !e.ended {
+		t.Fatal("the pause has not ended")
+	}
+	w.resume(of)
+	if out, _, _ := w.next(now); !slices.Equal(out, hs) {
+		t.Errorf("%d go on, want the one that waited", len(out))
+	}
+}
+
 // What waits for a place when its consumer stops itself is handed back, and those of its subject when it
 // is in the log, one after the other.
 func TestG09WhatIsHandedBackHoldsItsSubject(t *testing.T) {
