@@ -56,8 +56,9 @@ func (o *outlet) HandOut(h *group.Holding) bool {
 	d, c := h.Delivery.(*delivered), o.consumer
 	of := &d.delivery
 	of.Stream, of.Position, of.Group, of.Consumer = h.Stream(), Position(h.Position), c.Group(), c.Name()
-	of.Attempt, of.Crashes, of.First, of.Origin = h.Attempt, h.Crashes, h.First, h.Origin
-	of.Claimed, of.Hop, of.Previous = h.Claimed, h.Hop, h.Previous
+	notes := h.Notes()
+	of.Attempt, of.Crashes, of.First, of.Claimed = int(h.Attempt), int(h.Crashes), h.First, h.Claimed
+	of.Origin, of.Hop, of.Previous = notes.Origin, notes.Hop, notes.Previous
 	d.ctx.parent, d.ctx.delivery = c.Handling(), of
 	d.message.UUID, d.message.Payload = of.Event.ID, of.Event.Data
 	if !o.cfg.WithoutMetadata {
@@ -116,8 +117,8 @@ func (d *delivered) watch(m *message.Message) {
 // Cancel ends the ctx of the handler.
 func (d *delivered) Cancel(cause error) { d.ctx.cancel(cause) }
 
-// Ended returns what the end of a handler counts as.
-func (d *delivered) Ended(err error, timeout time.Duration) group.Result {
+// Ended returns what the failure of a handler means.
+func (d *delivered) Ended(err error, timeout time.Duration) *group.Result {
 	if d.done != nil {
 		close(d.done)
 	}
@@ -126,7 +127,10 @@ func (d *delivered) Ended(err error, timeout time.Duration) group.Result {
 	}
 	if d.end != nil {
 		d.end(err) // first: a failed attempt leaves its trace context for the retry in Previous
-		d.holding.Previous = d.delivery.Previous
+		d.holding.SetPrevious(d.delivery.Previous)
+	}
+	if err == nil {
+		return nil
 	}
 	return resultOf(&d.delivery, err)
 }
@@ -140,11 +144,8 @@ func (d *delivered) TakenBack() {
 }
 
 // resultOf says what an error of a handler means.
-func resultOf(d *Delivery, err error) (r group.Result) {
-	if err == nil {
-		return r
-	}
-	r.Err = err
+func resultOf(d *Delivery, err error) *group.Result {
+	r := &group.Result{Err: err}
 	r.Kind, r.Permanent = kindOf(d, err)
 	var panicked *PanicError
 	if errors.As(err, &panicked) {

@@ -24,16 +24,16 @@ type Death struct {
 }
 
 // burialOf makes a dead letter of a delivery.
-func (c *Consumer) burialOf(h *Holding, r Result) *redisstream.Burial {
+func (c *Consumer) burialOf(h *Holding, r *Result) *redisstream.Burial {
 	death := Death{
 		OriginalPosition: h.Position, Stream: h.ref.Stream, Group: c.cfg.Group, Consumer: c.self.Name,
 		Kind: r.Kind, Cause: Shortened(r.Err.Error(), maxCause), Stack: Shortened(r.Stack, MaxStack),
-		Attempts: h.Attempt, FirstAt: h.First, LastAt: time.Now().UTC(),
+		Attempts: int(h.Attempt), FirstAt: h.First, LastAt: time.Now().UTC(),
 	}
 	death.Fingerprint = Fingerprint(r.Kind, death.Cause)
 	report, _ := json.Marshal(death)               // strings and numbers always marshal
 	original, _ := redisstream.ParseID(h.Position) // zero, and so not there, for what other software wrote as one
 	return &redisstream.Burial{
-		Ref: h.ref, Original: original, Message: wire.Encode(h.Event, h.others...), Report: string(report),
+		Ref: h.ref, Original: original, Message: wire.Encode(h.Event, h.Notes().others...), Report: string(report),
 	}
 }

@@ -94,7 +94,7 @@ func (c *Consumer) route(read []*Holding) {
 		}
 	}
 	for _, off := range c.holdings.enqueue(mine, time.Now()) {
-		c.report(settlement{h: off.h, retry: c.retryOf(off.h, off.h.Attempt, off.delay)})
+		c.report(settlement{h: off.h, retry: c.retryOf(off.h, int(off.h.Attempt), off.delay)})
 	}
 	for m, of := range others {
 		c.passOn(m, of)
@@ -134,10 +134,11 @@ func (c *Consumer) gone(h *Holding) {
 func (h *Holding) describe(event *wire.Decoded) {
 	again := max(0, h.delivered-1)
 	*h.Event = event.Event
-	h.Position, h.Origin, h.Hop, h.Previous = event.Position, event.Origin, event.Hop, event.Previous
-	h.Crashes = event.Crashes + again
-	h.Attempt, h.First = event.Attempt+again, event.First
-	h.putOffs, h.others = event.PutOffs, event.Others
+	h.Position, h.First = event.Position, event.First
+	h.Attempt, h.Crashes = int32(event.Attempt)+again, int32(event.Crashes)+again
+	if event.Origin != "" || event.Hop != "" || event.Previous != "" || event.PutOffs > 0 || len(event.Others) > 0 {
+		h.notes = &Notes{event.Origin, event.Hop, event.Previous, event.PutOffs, event.Others}
+	}
 	h.entry = nil
 	h.suspect = h.delivered > 0 || h.Crashes > 0
 	h.delivered = max(1, h.delivered)

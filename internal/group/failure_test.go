@@ -15,7 +15,7 @@ func TestRetryAfterEndsAfterADay(t *testing.T) {
 	c.cfg.Policy.Attempts = 1
 	h := nobody{}.New()
 	h.Attempt, h.First = 1, time.Now().Add(-putOffLimit+time.Minute)
-	later := Result{Err: errors.New("not yet"), Kind: "error", Later: true}
+	later := &Result{Err: errors.New("not yet"), Kind: "error", Later: true}
 	if s := c.resultOf(h, later); s.retry == nil || s.retry.Delay <= 0 {
 		t.Errorf("within a day: %+v, want it put off by the back-off", s)
 	}
@@ -31,7 +31,7 @@ func TestNegativeAttemptsAreWithoutEnd(t *testing.T) {
 	c.cfg.Policy.Attempts = -1
 	h := nobody{}.New()
 	h.Attempt = 1000
-	if s := c.resultOf(h, Result{Err: errors.New("no"), Kind: "error"}); s.retry == nil {
+	if s := c.resultOf(h, &Result{Err: errors.New("no"), Kind: "error"}); s.retry == nil {
 		t.Errorf("got %+v, want a retry", s)
 	}
 }

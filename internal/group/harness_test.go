@@ -15,12 +15,12 @@ import (
 // nobody is an Outlet whose deliveries nobody takes, and such a delivery.
 type nobody struct{}
 
-func (nobody) New() *Holding                           { return &Holding{Event: &wire.Event{}, Delivery: nobody{}} }
-func (nobody) HandOut(*Holding) bool                   { return false }
-func (nobody) Close()                                  {}
-func (nobody) Cancel(error)                            {}
-func (nobody) TakenBack()                              {}
-func (nobody) Ended(err error, _ time.Duration) Result { return Result{Err: err} }
+func (nobody) New() *Holding                      { return &Holding{Event: &wire.Event{}, Delivery: nobody{}} }
+func (nobody) HandOut(*Holding) bool              { return false }
+func (nobody) Close()                             {}
+func (nobody) Cancel(error)                       {}
+func (nobody) TakenBack()                         {}
+func (nobody) Ended(error, time.Duration) *Result { return nil }
 
 // newTestConsumer returns a consumer of the group "g" that does nothing: it does what a test says.
 func newTestConsumer(t *testing.T, log Log, patterns ...string) *Consumer {

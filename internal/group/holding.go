@@ -12,32 +12,27 @@ import (
 // the log or another consumer has it. Its state says where it stands, and only holdings.move changes
 // that. An entry that was lost and comes back is another holding: the first one can't run any more.
 //
-// Its size counts, and small fields stand together: a group handles hundreds of thousands a second.
+// Its size counts, and small fields stand together: a group handles hundreds of thousands a second, and with
+// the delivery of package pipeline it just fits into 768 bytes, the next size being 896.
 type Holding struct {
 	// Event and Delivery are set by Outlet.New; the event has its memory in the delivery.
 	Event    *wire.Event
 	Delivery Delivery
 
-	// What the entry says. A handler's Previous may be another one, which Delivery.Ended sets.
-	Position string // of the event in its stream; also when the entry is a copy
-	Origin   string
-	Hop      string
-	Previous string
-	First    time.Time
-	Attempt  int
-	Crashes  int
-	putOffs  int                // how often it was put off without a time, at no cost of an attempt
-	others   []redisstream.Pair // metadata that a retry carries on
+	Position string    // of the event in its stream; also when the entry is a copy
+	First    time.Time // when the first attempt began
+	notes    *Notes    // nil for a fresh entry
 
 	consumer *Consumer
 	of       *membership
 	ref      redisstream.Ref
-	since    time.Time
 	entry    *redisstream.Entry // as it was read; nil when it is decoded
 	limiter  *limiter           // nil without Policy.Timeout
+	since    instant
+	awayFor  time.Duration // it is on its way to wait in the log for so long; see subject
 
-	delivered int           // how often the log says that it was delivered, for a suspect; 0: unknown
-	awayFor   time.Duration // it is on its way to wait in the log for so long; see subject
+	Attempt, Crashes int32
+	delivered        int32 // how often the log says that it was delivered, for a suspect; 0: unknown
 
 	over    atomic.Bool // it was settled, or dropped
 	Claimed bool        // taken over from a consumer that died or left
@@ -47,13 +42,54 @@ type Holding struct {
 	raised  bool        // the count of a suspect was raised: see suspect.go
 
 	// What follows is guarded by holdings.mu.
-	began   time.Time   // when its handler did; under a foreign router, when that took it; zero: not yet
+	raising bool // the count of a suspect is being raised, or was, and the log may know of it
+	taken   bool // it was taken over or fetched, and goes ahead of what was read
+	state   holdingState
 	probe   atomic.Bool // its result decides whether a paused group goes on
 	trial   atomic.Bool // its result decides whether this consumer goes on, which has stopped itself
-	raising bool        // the count of a suspect is being raised, or was, and the log may know of it
-	taken   bool        // it was taken over or fetched, and goes ahead of what was read
-	state   holdingState
+	began   instant     // when its handler did; under a foreign router, when that took it; zero: not yet
 }
+
+// Notes are what a copy of an event says of the attempts before it.
+type Notes struct {
+	Origin   string
+	Hop      string
+	Previous string
+	putOffs  int                // how often it was put off without a time, at no cost of an attempt
+	others   []redisstream.Pair // metadata that a retry carries on
+}
+
+// Notes are what a copy notes; none for a fresh entry.
+func (h *Holding) Notes() Notes {
+	if h.notes == nil {
+		return Notes{}
+	}
+	return *h.notes
+}
+
+// note changes the notes, which may not be there yet.
+func (h *Holding) note(change func(*Notes)) {
+	if h.notes == nil {
+		h.notes = &Notes{}
+	}
+	change(h.notes)
+}
+
+// SetPrevious notes the trace context of the attempt, which the next one is told.
+func (h *Holding) SetPrevious(traceparent string) {
+	if traceparent != h.Notes().Previous {
+		h.note(func(n *Notes) { n.Previous = traceparent })
+	}
+}
+
+// instant is a time by the clock that never steps, in nanoseconds from when the process began. Zero is none.
+type instant int64
+
+var processBegan = time.Now()
+
+func instantOf(t time.Time) instant { return instant(t.Sub(processBegan)) }
+
+func (i instant) time() time.Time { return processBegan.Add(time.Duration(i)) }
 
 // Ref is where the entry stands.
 func (h *Holding) Ref() redisstream.Ref { return h.ref }
@@ -131,9 +167,12 @@ func (h *Holding) Labelled() bool { return h.calm || h.consumer.cfg.Policy.Timeo
 // anew makes another holding of the same entry, which has not been handed out.
 func (h *Holding) anew(again *Holding) *Holding {
 	*again.Event = *h.Event
-	again.Position, again.Origin, again.Hop, again.Previous = h.Position, h.Origin, h.Hop, h.Previous
-	again.First, again.Attempt, again.Crashes, again.Claimed = h.First, h.Attempt, h.Crashes, h.Claimed
-	again.putOffs, again.others = h.putOffs, h.others
+	again.Position, again.First, again.Attempt, again.Crashes = h.Position, h.First, h.Attempt, h.Crashes
+	again.Claimed = h.Claimed
+	if h.notes != nil {
+		notes := *h.notes // what becomes of the other one is not its
+		again.notes = &notes
+	}
 	again.consumer, again.of, again.ref, again.since = h.consumer, h.of, h.ref, h.since
 	again.delivered, again.suspect, again.raised, again.raising = h.delivered, h.suspect, h.raised, h.raising
 	return again

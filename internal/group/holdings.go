@@ -125,7 +125,7 @@ func (w *holdings) hold(c *Consumer, read []redisstream.Delivered) []*Holding {
 	if len(read) == 0 {
 		return nil
 	}
-	now := time.Now()
+	now := instantOf(time.Now())
 	fresh := make([]*Holding, 0, len(read))
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,7 +137,7 @@ func (w *holdings) hold(c *Consumer, read []redisstream.Delivered) []*Holding {
 			continue
 		}
 		h := w.newHolding()
-		h.consumer, h.since, h.entry, h.gone, h.delivered = c, now, &d.Entry, d.Gone, d.Count
+		h.consumer, h.since, h.entry, h.gone, h.delivered = c, now, &d.Entry, d.Gone, int32(d.Count)
 		h.ref, h.Claimed = d.Ref, d.Claimed
 		w.held[d.Ref] = h
 		w.count[heldRead]++
@@ -365,7 +365,7 @@ func (w *holdings) begin(h *Holding, now time.Time) bool {
 	paused := h.of.pause.isPaused() || w.own.isPaused()
 	if h.of.isFresh(now) && (!paused || h.probe.Load() || h.trial.Load()) {
 		w.move(h, heldRunning)
-		h.began, h.calm = now, w.ahead <= calmAhead
+		h.began, h.calm = instantOf(now), w.ahead <= calmAhead
 		return true
 	}
 	again := h.anew(w.newHolding())
@@ -575,7 +575,7 @@ func (w *holdings) heldLong(before time.Time) map[string][]redisstream.Ref {
 	defer w.mu.Unlock()
 	long := map[string][]redisstream.Ref{}
 	for ref, h := range w.held {
-		if h.since.Before(before) && !ref.Spool {
+		if h.since < instantOf(before) && !ref.Spool {
 			long[ref.Stream] = append(long[ref.Stream], ref)
 		}
 	}
@@ -684,7 +684,7 @@ func (w *holdings) raisedHere() map[string][]redisstream.Suspect {
 	raised := map[string][]redisstream.Suspect{}
 	for ref, h := range w.held {
 		if h.raising {
-			raised[ref.Stream] = append(raised[ref.Stream], redisstream.Suspect{Ref: ref, Count: h.delivered})
+			raised[ref.Stream] = append(raised[ref.Stream], redisstream.Suspect{Ref: ref, Count: int(h.delivered)})
 		}
 	}
 	return raised

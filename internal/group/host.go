@@ -85,15 +85,16 @@ type Delivery interface {
 	// Cancel ends the ctx of its handler.
 	Cancel(cause error)
 	// Ended is called once, when the handler has returned err. Where its time was up before, timeout says
-	// how long that was; else it is 0. It returns what that counts as.
-	Ended(err error, timeout time.Duration) Result
+	// how long that was; else it is 0. It returns what the failure means; nil: the event was handled. Most
+	// are, on goroutines whose stacks are small: so nothing is told of those.
+	Ended(err error, timeout time.Duration) *Result
 	// TakenBack is called instead where nobody has taken it, or is to take it any more.
 	TakenBack()
 }
 
-// Result is what became of an attempt.
+// Result is what became of an attempt that failed.
 type Result struct {
-	Err       error // nil: the event was handled
+	Err       error
 	Kind      string
 	Permanent bool   // no retry will help
 	Stack     string // of a panic

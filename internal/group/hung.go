@@ -38,8 +38,8 @@ func (w *holdings) running(before time.Time) (handlers []Overdue) {
 	look := func(h *Holding) {
 		switch h.state {
 		case heldHanded, heldRunning, heldLent, heldLost:
-			if !h.began.IsZero() && h.began.Before(before) {
-				handlers = append(handlers, Overdue{Of: h, By: h.consumer, Since: h.began})
+			if h.began != 0 && h.began < instantOf(before) {
+				handlers = append(handlers, Overdue{Of: h, By: h.consumer, Since: h.began.time()})
 			}
 		}
 	}
@@ -56,7 +56,7 @@ func (w *holdings) running(before time.Time) (handlers []Overdue) {
 func (w *holdings) took(h *Holding, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	h.began = now
+	h.began = instantOf(now)
 }
 
 // labelDelivery is pipeline.LabelDelivery.

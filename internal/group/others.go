@@ -206,7 +206,7 @@ func (c *Consumer) siftOthers(m *membership, others []other) (skips, waits []oth
 // handler of the group is for.
 func (c *Consumer) foreign(h *Holding, e *wire.Decoded) *redisstream.Burial {
 	*h.Event, h.Position, h.First = e.Event, h.ref.ID.String(), time.Now().UTC()
-	return c.burialOf(h, Result{Kind: KindForeign, Err: fmt.Errorf("entry carries no event, and the group has "+
+	return c.burialOf(h, &Result{Kind: KindForeign, Err: fmt.Errorf("entry carries no event, and the group has "+
 		"no handler for the type %q that stands for such entries", e.Type)})
 }
 

@@ -29,7 +29,7 @@ func TestG19RetryAfterOfAYearIsADay(t *testing.T) {
 	for range 2 {
 		h := nobody{}.New()
 		h.Attempt, h.First = 1, time.Now()
-		s := c.resultOf(h, Result{Err: errors.New("not yet"), Later: true, After: 365 * 24 * time.Hour})
+		s := c.resultOf(h, &Result{Err: errors.New("not yet"), Later: true, After: 365 * 24 * time.Hour})
 		if s.retry == nil || s.retry.Delay != 24*time.Hour {
 			t.Errorf("got %+v, want it put off for a day", s)
 		}

@@ -143,7 +143,7 @@ func (s *settlements) expired() bool {
 const beatAgain = 200 * time.Millisecond
 
 // settle notes the result of a delivery that was handed out.
-func (c *Consumer) settle(h *Holding, r Result) {
+func (c *Consumer) settle(h *Holding, r *Result) {
 	failure := c.count(h, r)
 	result := settlement{h: h}
 	to, hold := heldEnded, time.Duration(0)
@@ -152,11 +152,11 @@ func (c *Consumer) settle(h *Holding, r Result) {
 		to = heldGone // the claim is its successor's
 	case h.ref.Spool:
 		to = heldGone
-		c.host.Spool.Finish(h.ref.ID.MS, c.self, r.Err == nil)
-		if r.Err == nil {
+		c.host.Spool.Finish(h.ref.ID.MS, c.self, r == nil)
+		if r == nil {
 			c.done.add(h.Event)
 		}
-	case r.Err == nil:
+	case r == nil:
 		result.handled = h.Event
 	case c.handling.Err() == nil:
 		result = c.resultOf(h, r)
@@ -186,10 +186,10 @@ func (c *Consumer) settle(h *Holding, r Result) {
 // count keeps the numbers that the consumer says of itself, and returns what the log is to count of a
 // failure: nothing of what says something of this process alone, of more time that is asked for, and of
 // what was only tried. The results of these three, a success as well, decide at once.
-func (c *Consumer) count(h *Holding, r Result) (failure redisstream.Failure) {
+func (c *Consumer) count(h *Holding, r *Result) (failure redisstream.Failure) {
 	fault := false
 	switch {
-	case r.Err == nil:
+	case r == nil:
 		c.handled.Add(1)
 		h.of.handled.Add(1)
 	case c.holdings.isLost(h) || c.handling.Err() != nil:
@@ -205,8 +205,8 @@ func (c *Consumer) count(h *Holding, r Result) (failure redisstream.Failure) {
 			c.failedAfter.Store(c.handled.Load() + 1)
 		}
 	}
-	c.probed(h, r.Err == nil)
-	c.tried(h, r.Err == nil)
+	c.probed(h, r == nil)
+	c.tried(h, r == nil)
 	if fault {
 		c.stop("the handler can't be run here: "+r.Err.Error(), "")
 	}
@@ -218,27 +218,27 @@ func (c *Consumer) count(h *Holding, r Result) (failure redisstream.Failure) {
 const putOffLimit = 24 * time.Hour
 
 // resultOf says what becomes of a delivery that failed: it is tried again, or given up.
-func (c *Consumer) resultOf(h *Holding, r Result) settlement {
-	failures := h.Attempt - h.Crashes // with this one
+func (c *Consumer) resultOf(h *Holding, r *Result) settlement {
+	failures := int(h.Attempt - h.Crashes) // with this one
 	switch limit := c.cfg.Policy.Attempts; {
 	case h.isFault(r):
 		return settlement{h: h, retry: c.handedBack(h)}
 	case h.isPutOff(r):
-		return settlement{h: h, retry: c.retryOf(h, h.Attempt, c.putOffFor(h, failures, r.After))}
+		return settlement{h: h, retry: c.retryOf(h, int(h.Attempt), c.putOffFor(h, failures, r.After))}
 	case r.Permanent, limit > 0 && failures >= limit:
 		return settlement{h: h, burial: c.burialOf(h, r)}
 	}
-	return settlement{h: h, retry: c.retryOf(h, h.Attempt+1, c.cfg.Policy.Backoff(failures))}
+	return settlement{h: h, retry: c.retryOf(h, int(h.Attempt)+1, c.cfg.Policy.Backoff(failures))}
 }
 
 // isPutOff reports whether a handler asks for more time, which costs no attempt.
-func (h *Holding) isPutOff(r Result) bool {
+func (h *Holding) isPutOff(r *Result) bool {
 	return r.Later && !r.Permanent && time.Since(h.First) < putOffLimit
 }
 
 // isFault reports whether a handler could not be run by this process, which costs no attempt either. What
 // was stopped by its timeout has run.
-func (h *Holding) isFault(r Result) bool {
+func (h *Holding) isFault(r *Result) bool {
 	return r.Fault && !r.Permanent && r.Kind != KindTimeout && time.Since(h.First) < putOffLimit
 }
 
@@ -247,8 +247,8 @@ func (h *Holding) isFault(r Result) bool {
 // would come each second for a day otherwise, since its attempt stays the same.
 func (c *Consumer) putOffFor(h *Holding, failures int, asked time.Duration) time.Duration {
 	if asked <= 0 {
-		wait := c.cfg.Policy.Backoff(failures + h.putOffs)
-		h.putOffs++
+		wait := c.cfg.Policy.Backoff(failures + h.Notes().putOffs)
+		h.note(func(n *Notes) { n.putOffs++ })
 		return wait
 	}
 	if asked > putOffLimit {
@@ -268,9 +268,10 @@ func (c *Consumer) retryOf(h *Holding, attempt int, delay time.Duration) *rediss
 
 // copy returns a delivery as a copy that arrives later.
 func (h *Holding) copy(attempt int, origin string) redisstream.Message {
+	n := h.Notes()
 	e := wire.Decoded{
-		Event: *h.Event, Position: h.Position, Crashes: h.Crashes, First: h.First, PutOffs: h.putOffs,
-		Hop: h.Hop, Previous: h.Previous, Others: h.others,
+		Event: *h.Event, Position: h.Position, Crashes: int(h.Crashes), First: h.First, PutOffs: n.putOffs,
+		Hop: n.Hop, Previous: n.Previous, Others: n.others,
 	}
 	return wire.Again(h.ref.ID, &e, attempt, origin)
 }

@@ -35,7 +35,7 @@ func (w *holdings) share(of *membership, before time.Time) (back []*Holding) {
 		return nil
 	}
 	for _, h := range w.held {
-		waits := h.of == of && h.state == heldTurn && h.since.Before(before)
+		waits := h.of == of && h.state == heldTurn && h.since < instantOf(before)
 		if waits && !h.suspect && !h.taken && !h.probe.Load() {
 			w.giveBack(h)
 			back = append(back, h)

@@ -118,7 +118,7 @@ func (c *Consumer) letBack() {
 
 // handedBack is the delivery as it came, for another consumer.
 func (c *Consumer) handedBack(h *Holding) *redisstream.Retry {
-	return &redisstream.Retry{Ref: h.ref, Message: h.copy(h.Attempt, h.Origin)}
+	return &redisstream.Retry{Ref: h.ref, Message: h.copy(int(h.Attempt), h.Notes().Origin)}
 }
 
 // Sick says why this consumer has stopped itself; nil: it has not.

@@ -29,12 +29,12 @@ func suspectCount(delivered int) int {
 // whether it is one.
 func (c *Consumer) giveUp(h *Holding) bool {
 	limit := c.cfg.Policy.CrashLimit
-	if !h.suspect || limit < 0 || h.Crashes < limit {
+	if !h.suspect || limit < 0 || int(h.Crashes) < limit {
 		return false
 	}
 	err := fmt.Errorf("the process died %d times while it handled the event", h.Crashes)
 	h.Attempt-- // this one is not made
-	c.report(settlement{h: h, burial: c.burialOf(h, Result{Err: err, Kind: KindCrash})})
+	c.report(settlement{h: h, burial: c.burialOf(h, &Result{Err: err, Kind: KindCrash})})
 	return true
 }
 
@@ -54,7 +54,7 @@ func (c *Consumer) raise(hs []*Holding) {
 func (c *Consumer) raiseOf(of *membership, hs []*Holding) {
 	suspects := make([]redisstream.Suspect, len(hs))
 	for i, h := range hs {
-		suspects[i] = redisstream.Suspect{Ref: h.ref, Count: h.delivered}
+		suspects[i] = redisstream.Suspect{Ref: h.ref, Count: int(h.delivered)}
 	}
 	gone, err := c.log.Raise(c.reading, c.self, of.stream, suspects)
 	c.noteStep(of, stepRaise, err)
