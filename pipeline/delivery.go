@@ -37,7 +37,6 @@ func newOutlet(b *Bus, cfg GroupConfig) *outlet {
 type delivered struct {
 	holding  group.Holding
 	delivery Delivery
-	outlet   *outlet
 	message  message.Message
 	ctx      deliveryContext
 	end      func(error)   // of the Process hook; nil for none
@@ -45,7 +44,7 @@ type delivered struct {
 }
 
 func (o *outlet) New() *group.Holding {
-	d := &delivered{outlet: o}
+	d := &delivered{}
 	d.holding.Event, d.holding.Delivery = (*wire.Event)(&d.delivery.Event), d
 	d.delivery.holding = &d.holding
 	return &d.holding
@@ -75,6 +74,7 @@ func (o *outlet) HandOut(h *group.Holding) bool {
 		ctx, d.end = callSpan(hook, ctx, of)
 	}
 	m.SetContext(ctx)
+	h.Limit()
 	select {
 	case o.out <- m:
 	case <-c.Reading().Done():
@@ -82,7 +82,7 @@ func (o *outlet) HandOut(h *group.Holding) bool {
 	}
 	if !o.cfg.SettledByHandler {
 		h.Took()
-		c.Go("watch", func() { d.watch(m) })
+		c.Go("watch", func() { d.watch(m, c.Handling()) })
 	}
 	return true
 }
@@ -101,8 +101,7 @@ func (o *outlet) Close() {
 }
 
 // watch settles the delivery as its message is acked or nacked: a foreign router has no other way to say it.
-func (d *delivered) watch(m *message.Message) {
-	handling := d.outlet.consumer.Handling()
+func (d *delivered) watch(m *message.Message, handling context.Context) {
 	select {
 	case <-m.Acked():
 		d.holding.Settle(nil)
@@ -127,11 +126,11 @@ func (d *delivered) Ended(err error, timeout time.Duration) *group.Result {
 	}
 	if d.end != nil {
 		d.end(err) // first: a failed attempt leaves its trace context for the retry in Previous
-		d.holding.SetPrevious(d.delivery.Previous)
 	}
 	if err == nil {
 		return nil
 	}
+	d.holding.SetPrevious(d.delivery.Previous)
 	return resultOf(&d.delivery, err)
 }
 

@@ -19,15 +19,15 @@
 //	Publish ─► stamp, validate, hooks ─► writer: queue, flush ─► append script ─► stream
 //	                                                                                │
 //	           ┌────────────────────────────────┬───────────────────────────────────┤
-//	     History (history_read.go)     tail, one per stream (tail.go)      reader of a group (reader.go)
-//	           │                                │ gochannel                         │ window
+//	     History (history_read.go)     tail, one per stream (tail.go)      reader of a group
+//	           │                                │ gochannel                         │ holdings
 //	         Record                      subscriptions                    deliver ─► handler ─► settle
 //
 // Publish queues events in front of a few writers; a subject always takes the same writer, which has one append under way
 // at a time, so events of one subject from one caller are stored in the order of the calls. The append script knows the
 // writer's last sequence number: a repetition after a lost reply stores nothing and gets the same positions.
 //
-// A consumer of a group (consumer.go) reads as much as its window has room for, hands deliveries out one by one through
+// A consumer of a group (internal/group) reads as much as it has room for, hands deliveries out one by one through
 // a Watermill channel, and writes their results back, as many in one command as there are. What a group takes is one
 // set of patterns that its instances share. An event inside of it that an instance has no handler for waits for a sibling and
 // is never acknowledged away; one outside of it is acknowledged and counted.
@@ -47,21 +47,21 @@
 //	            └─► nobody here handles its type: waits for a sibling      dead letter ─► requeued by the lane, or discarded
 //
 // Each arrow is one script on one slot, which checks that the delivery is still pending with this consumer, writes the copy, and
-// acknowledges last (settle.go, dead.go). Attempt = failures + crashes + 1. A delivery that is taken over from the dead may be what they died
-// of: its count is raised just before its handler starts (suspect.go), so that only what was running moves towards the crash limit.
+// acknowledges last. Attempt = failures + crashes + 1. A delivery that is taken over from the dead may be what they died
+// of: its count is raised just before its handler starts, so that only what was running moves towards the crash limit.
 //
-// A handler that runs longer than Policy.Timeout has failed, and keeps its delivery until it returns
-// (timeout.go). A group of which nearly everything fails for one reason pauses, and tries one delivery from
-// time to time (breaker.go, pause.go). A consumer that fails while its siblings do not stops itself
-// (sick.go). A delivery that a peer has taken over, since this process stood still, is given up with
-// ErrLeaseLost (lease.go).
+// A handler that runs longer than Policy.Timeout has failed, and keeps its delivery until it returns. A
+// group of which nearly everything fails for one reason pauses, and tries one delivery from
+// time to time. A consumer that fails while its siblings do not stops itself. A
+// delivery that a peer has taken over, since this process stood still, is given up with
+// ErrLeaseLost.
 //
 // Redis may forget: each beat records the frontier of the group, up to which everything is settled, and a group that is gone is made again
-// there. What comes again then and was handled here is recognised by its identity (done.go).
+// there. What comes again then and was handled here is recognised by its identity.
 //
 // # Two transports
 //
-// Redis (internal/redisstream) and memory (memory.go) stand behind one interface, transport, and pass the same tests.
+// Redis (internal/redisstream) and memory (internal/memstream) stand behind one interface, transport, and pass the same tests.
 // Without Redis the bus is in memory: same groups, same settlement, same history, and durability Volatile. With Redis the
 // memory keeps the recent events of this instance, and events published LocalOnly.
 //

@@ -43,16 +43,19 @@ type claim struct {
 // fallbackSpool is the spool as the consumers of this process see it.
 type fallbackSpool struct{ *spooling }
 
+// IsSpooling reports whether Redis is away, IsEmpty whether it has all that was spooled.
 func (s fallbackSpool) IsSpooling() bool      { return s.bus.State() == StateSpooling }
 func (s fallbackSpool) IsEmpty() bool         { return s.isEmpty() }
 func (s fallbackSpool) News() <-chan struct{} { return s.news() }
 
+// IsDrained reports whether Redis has a record, though its room may not be given back yet.
 func (s fallbackSpool) IsDrained(r *group.SpoolRecord) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.hasDrained(r.Stream, r.Number)
 }
 
+// IsSent reports whether a record is on its way to Redis, or may be there.
 func (s fallbackSpool) IsSent(r *group.SpoolRecord) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,6 +225,7 @@ type fallbackReader struct {
 
 func (r *fallbackReader) Close() { r.reader.Close() }
 
+// Read returns the next records that concern the consumer.
 func (r *fallbackReader) Read(most int) (records []group.SpoolRecord, more bool, err error) {
 	read, err := r.reader.Read(min(most, fallbackRecords))
 	if r.spool.isDamage(err) {

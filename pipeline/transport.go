@@ -8,7 +8,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/redisstream"
 )
 
-// transport keeps streams and what groups have done with them. Redis (internal/redisstream.Client) and memory (memory.go)
+// transport keeps streams and what groups have done with them. Redis (internal/redisstream.Client) and memory (internal/memstream)
 // implement it; one conformance suite holds both to the same rules.
 type transport interface {
 	streamLog

@@ -190,7 +190,7 @@ func (c *Consumer) noteReason(print string, err error) {
 	if len(c.reasons) >= breakerReasons && c.reasons[print] == "" {
 		clear(c.reasons)
 	}
-	c.reasons[print] = Shortened(err.Error(), maxCause)
+	c.reasons[print] = shortened(err.Error(), maxCause)
 }
 
 func (c *Consumer) reasonOf(print string) string {

@@ -241,7 +241,7 @@ func (c *Consumer) Close() {
 		defer close(c.closed)
 		c.stopReading()
 		deadline := time.AfterFunc(c.cfg.Policy.DrainTimeout, func() { c.abandon(ErrDrainDeadline) })
-		c.loops.Wait() // deliverLoop has closed the channel of messages: nothing is handed out any more
+		c.loops.Wait() // deliverLoop has closed the Outlet: nothing is handed out any more
 		if left := c.holdings.drain(c.handling); left > 0 {
 			c.logger.Warn("drain deadline has passed, deliveries are handed back", "deliveries", left)
 		}

@@ -27,7 +27,7 @@ type Death struct {
 func (c *Consumer) burialOf(h *Holding, r *Result) *redisstream.Burial {
 	death := Death{
 		OriginalPosition: h.Position, Stream: h.ref.Stream, Group: c.cfg.Group, Consumer: c.self.Name,
-		Kind: r.Kind, Cause: Shortened(r.Err.Error(), maxCause), Stack: Shortened(r.Stack, MaxStack),
+		Kind: r.Kind, Cause: shortened(r.Err.Error(), maxCause), Stack: shortened(r.Stack, maxStack),
 		Attempts: int(h.Attempt), FirstAt: h.First, LastAt: time.Now().UTC(),
 	}
 	death.Fingerprint = Fingerprint(r.Kind, death.Cause)

@@ -10,8 +10,8 @@ import (
 )
 
 // deliverLoop looks at what was read, in its order, and hands out what has its turn. It is the only one
-// that sends on the channel of messages, and closes it. It waits for nothing but work: what may not
-// begin now waits in the holdings.
+// that hands out, and closes the Outlet. It waits for nothing but work: what may not begin now waits in the
+// holdings.
 func (c *Consumer) deliverLoop() {
 	defer c.host.Outlet.Close()
 	for {
@@ -69,7 +69,7 @@ func (c *Consumer) route(read []*Holding) {
 			c.report(settlement{h: h}) // while Redis was away
 			continue
 		}
-		if event.Origin == originRestored && !h.ref.Lane {
+		if event.Origin == OriginRestored && !h.ref.Lane {
 			if done == nil {
 				done, doneFrom = c.doneOf(read[i:]), i
 			}
@@ -153,9 +153,6 @@ func (c *Consumer) handOut(h *Holding) bool {
 	}
 	if h.First.IsZero() {
 		h.First = time.Now().UTC()
-	}
-	if timeout := c.cfg.Policy.Timeout; timeout > 0 {
-		h.limit(timeout)
 	}
 	if !c.host.Outlet.HandOut(h) {
 		h.TakeBack()

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// The kinds of failure that are made here, as dead letters name them.
+// The kinds of failure that are known here, as dead letters name them.
 const (
 	KindTimeout = "timeout" // the handler ran longer than Policy.Timeout
 	KindCrash   = "crash"   // processes died while it ran
@@ -16,18 +16,18 @@ const (
 
 // Where deliveries come from, as copies note it.
 const (
-	originRetry    = "retry"
-	originDrain    = "drain"
-	originRestored = "restored"
+	OriginRetry    = "retry"
+	OriginDrain    = "drain"
+	OriginRestored = "restored"
 )
 
 const (
 	maxCause = 4 << 10 // bytes of an error's text that a dead letter keeps
-	MaxStack = 8 << 10 // of a stack
+	maxStack = 8 << 10 // of a stack
 )
 
-// Shortened returns text cut to about so many bytes.
-func Shortened(text string, limit int) string {
+// shortened returns text cut to about so many bytes.
+func shortened(text string, limit int) string {
 	if len(text) <= limit {
 		return text
 	}
@@ -40,6 +40,6 @@ var changing = regexp.MustCompile(`"[^"]*"|'[^']*'|` + "`[^`]*`" + `|\b(?:0x)?[0
 // Fingerprint is the same for failures of one reason: kind and error text without digits, hexadecimal and quoted parts.
 func Fingerprint(kind, cause string) string {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(changing.ReplaceAllString(Shortened(cause, maxCause), "#"))) // never fails
+	_, _ = h.Write([]byte(changing.ReplaceAllString(shortened(cause, maxCause), "#"))) // never fails
 	return fmt.Sprintf("%s-%012x", kind, h.Sum64()>>16)
 }

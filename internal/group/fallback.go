@@ -121,7 +121,7 @@ func (c *Consumer) takesFromSpool(r *SpoolRecord, blocked map[subjectKey]bool) b
 	}
 	of := subjectKey{r.Stream, r.Subjects[0]}
 	event := c.wire.Decode(r.Stream, r.Entry)
-	if event.Origin != originDrain || blocked[of] || !c.handles(event.Type) {
+	if event.Origin != OriginDrain || blocked[of] || !c.handles(event.Type) {
 		return false
 	}
 	if c.host.Spool.IsSent(r) || c.IsPaused(r.Stream) || c.Sick() != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/rishi-platform/millrace/internal/wire"
 )
 
-// A holding is one entry that a consumer holds, from the read that brought it until its result is in
+// Holding is one entry that a consumer holds, from the read that brought it until its result is in
 // the log or another consumer has it. Its state says where it stands, and only holdings.move changes
 // that. An entry that was lost and comes back is another holding: the first one can't run any more.
 //
@@ -137,16 +137,14 @@ func (h *Holding) Begin() bool {
 	return false
 }
 
-// Settle ends the delivery with what its handler has returned; only the first call counts, which it
-// reports.
-func (h *Holding) Settle(err error) bool {
+// Settle ends the delivery with what its handler has returned; only the first call counts.
+func (h *Holding) Settle(err error) {
 	if h.over.Swap(true) {
-		return false
+		return
 	}
 	result := h.Delivery.Ended(err, h.unlimit())
 	h.consumer.settle(h, result)
 	h.Delivery.Cancel(nil)
-	return true
 }
 
 // TakeBack ends a delivery that nobody took.

@@ -73,7 +73,7 @@ type Outlet interface {
 	// New returns the Holding of a new delivery, of which it is a part: a group handles hundreds of
 	// thousands a second, and each is one piece of memory. Event and Delivery are set.
 	New() *Holding
-	// HandOut gives the delivery to a handler. It waits until one takes it, and returns false where the
+	// HandOut gives the delivery to a handler, and calls Limit just before. It waits until one takes it, and returns false where the
 	// consumer stops to read first.
 	HandOut(h *Holding) bool
 	// Close says that no more is handed out, and takes back what nobody has taken yet.

@@ -59,8 +59,8 @@ func (w *holdings) took(h *Holding, now time.Time) {
 	h.began = instantOf(now)
 }
 
-// labelDelivery is pipeline.LabelDelivery.
-const labelDelivery = "millrace_delivery"
+// LabelDelivery is pipeline.LabelDelivery.
+const LabelDelivery = "millrace_delivery"
 
 // calmAhead is up to how many entries a consumer reads ahead and still has time for labels: it handles
 // 1,000 deliveries a second then.
@@ -77,10 +77,10 @@ func Goroutines() string {
 
 // StackOf finds the stack of the goroutine that handles an event; empty where none says that it does.
 func StackOf(goroutines, id string) string {
-	label := fmt.Sprintf("%q:%q", labelDelivery, id)
+	label := fmt.Sprintf("%q:%q", LabelDelivery, id)
 	for block := range strings.SplitSeq(goroutines, "\n\n") {
 		if strings.Contains(block, label) {
-			return Shortened(block, MaxStack)
+			return shortened(block, maxStack)
 		}
 	}
 	return ""

@@ -205,8 +205,9 @@ func (c *Consumer) siftOthers(m *membership, others []other) (skips, waits []oth
 // foreign makes a dead letter of an entry that other software wrote into the stream and that no
 // handler of the group is for.
 func (c *Consumer) foreign(h *Holding, e *wire.Decoded) *redisstream.Burial {
-	*h.Event, h.Position, h.First = e.Event, h.ref.ID.String(), time.Now().UTC()
-	return c.burialOf(h, &Result{Kind: KindForeign, Err: fmt.Errorf("entry carries no event, and the group has "+
+	// Of its own: others may look at what is held.
+	dead := &Holding{Event: &e.Event, ref: h.ref, Position: h.ref.ID.String(), First: time.Now().UTC()}
+	return c.burialOf(dead, &Result{Kind: KindForeign, Err: fmt.Errorf("entry carries no event, and the group has "+
 		"no handler for the type %q that stands for such entries", e.Type)})
 }
 

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -228,7 +229,7 @@ func (r *reader) joinAll(streams []string) ([]string, error) {
 				continue
 			}
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("join: %w", err)
 			}
 		}
 		joined = append(joined, s)
@@ -269,6 +270,7 @@ func (r *reader) read(p readPlan) error {
 		if fresh = c.stillOurs(held, asked); len(fresh) < n {
 			r.lostOne.Store(true)
 		}
+		fresh = c.withoutDone(fresh, p.streams, highest) // before another read begins, which is to know how far this one was
 	}
 	r.underway.RUnlock()
 	switch redisstream.Classify(err) {
@@ -276,7 +278,7 @@ func (r *reader) read(p readPlan) error {
 		c.forget(p.streams) // joining tells which one it was
 	}
 	if len(fresh) > 0 {
-		c.holdings.arrive(c.withoutDone(fresh, p.streams, highest), false)
+		c.holdings.arrive(fresh, false)
 	}
 	return err
 }

@@ -263,7 +263,7 @@ func (c *Consumer) putOffFor(h *Holding, failures int, asked time.Duration) time
 
 // retryOf returns the next attempt of a delivery.
 func (c *Consumer) retryOf(h *Holding, attempt int, delay time.Duration) *redisstream.Retry {
-	return &redisstream.Retry{Ref: h.ref, Message: h.copy(attempt, originRetry), Delay: max(0, delay)}
+	return &redisstream.Retry{Ref: h.ref, Message: h.copy(attempt, OriginRetry), Delay: max(0, delay)}
 }
 
 // copy returns a delivery as a copy that arrives later.

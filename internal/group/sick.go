@@ -29,7 +29,7 @@ type Sick struct {
 // stop makes this consumer begin nothing more, until a delivery that is tried succeeds.
 func (c *Consumer) stop(reason, print string) {
 	why := Pause{
-		By: PausedByBreaker, Reason: Shortened(reason, maxCause), Since: time.Now().UTC(),
+		By: PausedByBreaker, Reason: shortened(reason, maxCause), Since: time.Now().UTC(),
 		Consumer: c.self.Name, Fingerprint: print,
 	}
 	back, began := c.holdings.stop(why, time.Now())

@@ -16,8 +16,12 @@ type limiter struct {
 	ended bool
 }
 
-// limit begins the time of the handler.
-func (h *Holding) limit(timeout time.Duration) {
+// Limit begins the time of the handler, if it has a limit.
+func (h *Holding) Limit() {
+	timeout := h.consumer.cfg.Policy.Timeout
+	if timeout <= 0 {
+		return
+	}
 	l := &limiter{timeout: timeout}
 	h.limiter = l
 	l.mu.Lock()
