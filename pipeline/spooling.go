@@ -244,13 +244,6 @@ func (s *spooling) drainedBefore(number uint64, oldest time.Time) (empty bool) {
 	return empty
 }
 
-// isDrained reports whether a record is in Redis.
-func (s *spooling) isDrained(r *spooled) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.hasDrained(r.stream, r.number)
-}
-
 // hasDrained reports whether a record is drained, whose room may not be given back yet. The lock is held.
 func (s *spooling) hasDrained(stream string, number uint64) bool { return number <= s.drained[stream] }
 

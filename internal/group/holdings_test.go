@@ -243,20 +243,6 @@ func TestG09WhatIsHandedBackHoldsItsSubject(t *testing.T) {
 	}
 }
 
-// holds reports whether an entry is held.
-func (w *holdings) holds(ref redisstream.Ref) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.held[ref] != nil
-}
-
-// waiting is how many deliveries wait for a place only.
-func (w *holdings) waiting() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.count[heldTurn]
-}
-
 // Each read costs the server as much as ten events: as long as the last one has not been looked at, the next one would only bring less.
 func TestG12ReadWaitsUntilTheLastOneWasTaken(t *testing.T) {
 	t.Parallel()
