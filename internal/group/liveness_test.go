@@ -11,7 +11,8 @@ import (
 func TestG03ProbesAreInheritedFromTheDead(t *testing.T) {
 	eachLog(t, func(t *testing.T, log transport) {
 		c := newTestConsumer(t, log, "booking.*")
-		if err := c.addStream(t.Context(), "booking", false, func(string) {}); err != nil {
+		join := redisstream.Join{Stream: "booking", Patterns: c.cfg.Patterns} // and no beat, which would inherit them as well
+		if _, err := log.Join(t.Context(), c.self, join); err != nil {
 			t.Fatal(err)
 		}
 		text := pausedBy("prober").Text()
