@@ -383,6 +383,11 @@ func (c *Consumer) withoutDone(read []*Holding, streams []string, highest []redi
 	if !again {
 		return read
 	}
+	return c.acknowledgeDone(read)
+}
+
+// acknowledgeDone acknowledges entries of a stream whose events were handled here, and returns the others.
+func (c *Consumer) acknowledgeDone(read []*Holding) []*Holding {
 	done := c.doneOf(read)
 	fresh := make([]*Holding, 0, len(read))
 	for i, h := range read {
@@ -493,7 +498,8 @@ func (r *reader) load(hs []*Holding) error {
 			bytes += d.Entry.Size()
 		}
 		c.budget.brought(n, bytes)
-		c.holdings.arrive(hs[:n], false)
+		// The read that had brought one again may have come while it was handled, and known it.
+		c.holdings.arrive(c.acknowledgeDone(hs[:n]), false)
 		hs = hs[n:]
 	}
 	return nil
