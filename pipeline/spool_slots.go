@@ -251,7 +251,7 @@ func (s *spooling) healthOfSlots(h *Health) {
 		case s.isForeign(slot):
 			h.problem("spool-of-another-redis", SeverityWarning, "events for another Redis, "+slot.Server.Address+", stand in "+slot.Dir,
 				"millrace spool drain with that Redis; or with --adopt-foreign, if it is this one, or they are to go here")
-		case s.isOrphan(slot) && !h.State.isAway() && time.Since(s.slots.waits[slot.Dir]) > waitsLong:
+		case s.isOrphan(slot) && !h.State.isAway() && s.hasWaited(slot.Dir):
 			h.problem("spool-stuck", SeverityError, "events of a process that has ended wait in "+slot.Dir+": others are drained before",
 				"see what keeps those; or millrace spool drain")
 		case isLeft && !slot.InUse && slot.Holds:
@@ -259,4 +259,11 @@ func (s *spooling) healthOfSlots(h *Health) {
 				"start the version that has written it, with this folder; or see to the folder")
 		}
 	}
+}
+
+// hasWaited reports whether a slot has waited for long to be adopted. One of which nobody has noted since when
+// has just been given up by who had adopted it. The lock is held.
+func (s *spooling) hasWaited(dir string) bool {
+	since, waits := s.slots.waits[dir]
+	return waits && time.Since(since) > waitsLong
 }

@@ -285,3 +285,15 @@ func TestP05ASlotThatIsBeingReadCounts(t *testing.T) {
 	clear(b.spool.slots.adopted)
 	b.spool.mu.Unlock()
 }
+
+// A slot that was given up this moment by who had adopted it does not wait since the beginning of time.
+func TestP05SlotOfWhichNothingIsKnownHasNotWaited(t *testing.T) {
+	t.Parallel()
+	s := &spooling{}
+	s.slots.waits = map[string]time.Time{"long": time.Now().Add(-2 * waitsLong), "short": time.Now()}
+	for dir, want := range map[string]bool{"long": true, "short": false, "unknown": false} {
+		if got := s.hasWaited(dir); got != want {
+			t.Errorf("%s: %v, want %v", dir, got, want)
+		}
+	}
+}
