@@ -383,11 +383,6 @@ func (c *Consumer) withoutDone(read []*Holding, streams []string, highest []redi
 	if !again {
 		return read
 	}
-	return c.acknowledgeDone(read)
-}
-
-// acknowledgeDone acknowledges entries of a stream whose events were handled here, and returns the others.
-func (c *Consumer) acknowledgeDone(read []*Holding) []*Holding {
 	done := c.doneOf(read)
 	fresh := make([]*Holding, 0, len(read))
 	for i, h := range read {
@@ -460,7 +455,7 @@ func (r *reader) reconcile(of []*membership, all []string) error {
 			})
 			m.takingOver.Unlock()
 			if err == nil {
-				err = r.load(fresh)
+				err = r.load(fresh, all)
 			}
 			if err != nil {
 				if redisstream.Classify(err) == redisstream.Lost {
@@ -478,7 +473,7 @@ func (r *reader) reconcile(of []*membership, all []string) error {
 
 // load asks for the entries of holdings of which only the IDs are known, as many at a time as the budget
 // allows, and gives them to deliverLoop. Those that could not be asked for are not held any more.
-func (r *reader) load(hs []*Holding) error {
+func (r *reader) load(hs []*Holding, all []string) error {
 	c := r.consumer
 	for len(hs) > 0 {
 		n := c.budget.entries(len(hs))
@@ -499,7 +494,7 @@ func (r *reader) load(hs []*Holding) error {
 		}
 		c.budget.brought(n, bytes)
 		// The read that had brought one again may have come while it was handled, and known it.
-		c.holdings.arrive(c.acknowledgeDone(hs[:n]), false)
+		c.holdings.arrive(c.withoutDone(hs[:n], all, c.highest(all)), false)
 		hs = hs[n:]
 	}
 	return nil
